@@ -1,0 +1,314 @@
+// Package config is the format of Lethe's configuration file: types, defaults, loading and validation. It imports nothing
+// else of Lethe.
+package config
+
+import "time"
+
+// Config is a whole file. Load returns it complete: defaults filled in, secrets read, every name checked for form.
+type Config struct {
+	Version  int
+	Name     string // part of every id: never changed
+	Keys     Keys
+	Locale   *Locale // later version
+	Kafka    Kafka
+	Source   Source
+	Replicas map[string]*Replica
+	Ledger   *Ledger // later version
+	HTTP     HTTP
+}
+
+// Keys says where the keysets are.
+type Keys struct{ Dir string }
+
+// Locale steers the normalising of phone numbers.
+type Locale struct {
+	DefaultRegion string
+	TryRegions    []string
+}
+
+// Kafka is the connection to the cluster and the shape of Lethe's topics.
+type Kafka struct {
+	Brokers           []string
+	TopicPrefix       string // default lethe
+	Partitions        int    // of <prefix>.events; default 12; fixed by contract
+	ReplicationFactor int    // default 3
+	TLS               *TLS
+	SASL              *SASL
+	SchemaRegistry    *SchemaRegistry // later version
+	// Embedded starts the in-process broker of the demo instead; run refuses it.
+	Embedded bool
+}
+
+// TLS of a client connection.
+type TLS struct {
+	CAFile   string
+	CertFile string
+	KeyFile  string
+}
+
+// SASL of a client connection: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+type SASL struct {
+	Mechanism string
+	Username  string
+	Password  Secret
+}
+
+// SchemaRegistry is a Confluent-compatible registry.
+type SchemaRegistry struct{ URL string }
+
+// Source is the primary database. Exactly one of Postgres and MySQL is set.
+type Source struct {
+	Postgres *PostgresSource
+	MySQL    *MySQLServer // later version
+	Subject  Subject
+	Request  *Request // later version
+	Erased   Erased
+	Tables   map[string]*Table // by schema.table
+	Gate     *Gate             // later version
+	// Heartbeat is the interval of the messages through the source's log; default 5s.
+	Heartbeat time.Duration
+}
+
+// PostgresSource is a PostgreSQL primary.
+type PostgresSource struct {
+	DSN            string // without password
+	Password       Secret
+	Slot           string // default lethe
+	Publication    string // default lethe
+	MaxRetainedWAL int64  // bytes; Lethe's alarm below max_slot_wal_keep_size
+}
+
+// MySQLServer is a MySQL or MariaDB server.
+type MySQLServer struct {
+	DSN      string
+	Password Secret
+}
+
+// Subject says where the people are.
+type Subject struct {
+	Table    string
+	Key      []string // the CRM key; composite keys have several columns
+	OnDelete string   // erasure | alert, required
+}
+
+// Request is where the CRM notes that somebody asked.
+type Request struct {
+	Table      string
+	When       string
+	ReceivedAt string
+}
+
+// Erased says how an erasure is recognised.
+type Erased struct {
+	When   string // expr over the row of the subject's table; opens a case
+	Marker *Marker
+	Window time.Duration // until the read-back of the source; later version
+	Phase2 string        // automatic (default) | on_decision
+	Ground string        // W3C DPV term
+}
+
+// Marker is the row by which the CRM's procedure says that it has ended.
+type Marker struct {
+	Table string
+	When  string
+}
+
+// Table is one mapped table of the source.
+type Table struct {
+	Name         string
+	Subject      []string // the columns that hold the CRM key; default: those of the same names as source.subject.key
+	Erase        []string // columns; EraseRow: the row itself goes
+	EraseRow     bool
+	ErasedValues []string
+	State        map[string]any
+	Optional     bool
+	ContactPoint *ContactPoint // later version
+	Objection    *Objection
+	Restricted   *Restricted
+	Consent      *Consent
+}
+
+// ContactPoint says that rows of a table are contact points.
+type ContactPoint struct {
+	Kind   string // email | phone | postal
+	Value  []string
+	Region string // column
+	Ignore []string
+	Past   bool
+}
+
+// Objection is Art. 21: When true → raised, false → lifted.
+type Objection struct {
+	When  string
+	Scope string
+}
+
+// Restricted is Art. 18: by expression, by a date column, or both.
+type Restricted struct {
+	When  string
+	Until string // column
+}
+
+// Consent says how a row becomes a ConsentChange.
+type Consent struct {
+	Kind       string // current | history, required
+	AsOf       string // column; required with history
+	Purpose    Mapped
+	Channel    Mapped
+	State      Mapped
+	LegalBasis Mapped
+	ValidUntil string // column
+	BoundTo    *BoundTo
+	Evidence   string // column; sealed
+}
+
+// Mapped is a column whose values pass through a closed map, or a constant.
+type Mapped struct {
+	Column string
+	Map    map[string]string
+	Value  string // constant, instead of column and map
+}
+
+// BoundTo is the contact point that a consent is about.
+type BoundTo struct {
+	Column string
+	RowsOf map[string]string // channel → table
+}
+
+// Gate holds phase 2 until the source allows it.
+type Gate struct {
+	Mode    string
+	Require map[string]string
+}
+
+// Replica is one downstream database.
+type Replica struct {
+	Name      string
+	Recipient Recipient
+	Mode      string // observe | suppress | erase, required
+	Needs     string // contract: the gate may hold phase 2; later version
+	Postgres  *PostgresServer
+	MySQL     *MySQLServer // later version
+	Person    Person
+	Find      map[string][]string // later version
+	Suppress  []Action
+	Erase     Erase
+	Hold      map[string]Hold
+	Consent   []ConsentAction
+	Objection []ObjectionAction
+	// Restricted sets columns to the Art. 18 state.
+	Restricted *RestrictedAction
+	Audience   string
+	Breaker    Breaker
+	Guard      *Guard // later version
+	Residuals  map[string]time.Duration
+	Recheck    time.Duration // how long subjects without a row are looked up again; default 90d
+}
+
+// PostgresServer is a PostgreSQL replica.
+type PostgresServer struct {
+	DSN      string
+	Password Secret
+	Schema   string // of Lethe's own tables; default lethe
+}
+
+// Recipient is the recipient in the sense of Art. 19.
+type Recipient struct {
+	Name string
+	Role string // controller | processor
+}
+
+// Person is the table that holds one row a person.
+type Person struct {
+	Table  string
+	Key    string
+	CRMKey []string // the columns that hold the CRM key, in the order of source.subject.key; empty: found by match keys (later version)
+}
+
+// Action is one suppress action: exactly one of Set and Insert.
+type Action struct {
+	Set    map[string]map[string]Value // table → column → value
+	Insert *Insert
+}
+
+// Insert puts a row, for example a do-not-contact entry.
+type Insert struct {
+	Table  string
+	Values map[string]Value
+}
+
+// Value is what a column becomes. Exactly one form is in force, by Kind.
+type Value struct {
+	Kind     string // null | const | token | truncate | generalise | key | now | permitted | reconsent_due | restricted | objected
+	Const    any    // string, int64, float64, bool
+	Token    string // with {random}
+	Truncate int    // characters kept
+	// Generalise: year | month for dates, else a number to round down to.
+	Generalise string
+}
+
+// Erase is phase 2.
+type Erase struct {
+	CoolOff time.Duration
+	Tables  map[string]*EraseTable
+}
+
+// EraseTable is what phase 2 does to the person's rows of one table.
+type EraseTable struct {
+	By     string // column that refers to person.key; empty: the person's table itself
+	Set    map[string]Value
+	JSON   map[string]map[string]Value // column → path → value
+	Delete bool
+	Unlink bool // By becomes NULL: the row is shared
+}
+
+// Hold restricts instead of erasing until a date (Art. 17(3)).
+type Hold struct {
+	By    string
+	Basis string
+	For   string // a duration in calendar units, for example 10y
+	From  string // table.column
+}
+
+// ConsentAction sets columns to the fold of one purpose and channel.
+type ConsentAction struct {
+	Purpose string
+	Channel string
+	Set     map[string]map[string]Value
+}
+
+// ObjectionAction sets columns to the state of an objection's scope.
+type ObjectionAction struct {
+	Scope string
+	Set   map[string]map[string]Value
+}
+
+// RestrictedAction sets columns to the state of the restriction.
+type RestrictedAction struct {
+	Set map[string]map[string]Value
+}
+
+// Breaker bounds how many new cases may go to phase 2 by themselves within the window.
+type Breaker struct {
+	NewCases int
+	Window   time.Duration
+}
+
+// Guard keeps an erased person from coming back.
+type Guard struct {
+	TailLog bool
+	Sweep   time.Duration
+	Keep    time.Duration
+}
+
+// Ledger is where cases and proofs are kept.
+type Ledger struct {
+	SQLite   string
+	Postgres *PostgresServer
+	Deadline string
+}
+
+// HTTP is the admin listener.
+type HTTP struct {
+	Listen string // default 127.0.0.1:8480
+}
