@@ -201,8 +201,9 @@ type Replica struct {
 	Audience   string
 	Breaker    Breaker
 	Guard      *Guard // later version
-	Residuals  map[string]time.Duration
-	Recheck    time.Duration // how long subjects without a row are looked up again; default 90d
+	// Residuals says for how long erased data lives on where nobody can reach it: wal, binlog, backup, dead_tuples, log.
+	Residuals map[string]Period
+	Recheck   Period // how long subjects without a row are looked up again; default 90d
 }
 
 // PostgresServer is a PostgreSQL replica.
@@ -264,10 +265,10 @@ type EraseTable struct {
 
 // Hold restricts instead of erasing until a date (Art. 17(3)).
 type Hold struct {
-	By    string
-	Basis string
-	For   string // a duration in calendar units, for example 10y
-	From  string // table.column
+	By    string // column that refers to person.key; default: the column of the same name
+	Basis string // legal_obligation | legal_claims
+	For   Period
+	From  string // table.column, of the held table
 }
 
 // ConsentAction sets columns to the fold of one purpose and channel.
@@ -298,14 +299,14 @@ type Breaker struct {
 type Guard struct {
 	TailLog bool
 	Sweep   time.Duration
-	Keep    time.Duration
+	Keep    Period
 }
 
 // Ledger is where cases and proofs are kept.
 type Ledger struct {
 	SQLite   string
 	Postgres *PostgresServer
-	Deadline string
+	Deadline Period // of a case, from the receipt of the request; default 1mo
 }
 
 // HTTP is the admin listener.
