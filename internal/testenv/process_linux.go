@@ -1,0 +1,60 @@
+package testenv
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// serverAttr returns the attributes of a server process. Go sets the parent
+// death signal after the credentials, whose change would clear it.
+func serverAttr(uid, gid int) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if uid != os.Geteuid() {
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // serverID's small constants
+	}
+	return attr
+}
+
+// stat returns a process's state letter and parent from /proc (proc(5)).
+func stat(pid int) (state byte, parent int, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name in parentheses may hold anything, so count from the last one.
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 2 {
+		return 0, 0, fmt.Errorf("reading state of process %d: short line", pid)
+	}
+	parent, err = strconv.Atoi(string(fields[1]))
+	return fields[0][0], parent, err
+}
+
+// alive reports whether a process still runs; a zombie that nobody has reaped
+// holds nothing any more.
+func alive(pid int) bool {
+	state, _, err := stat(pid)
+	return err == nil && state != 'Z' && state != 'X'
+}
+
+// descendants returns the processes that pid forked, and theirs.
+func descendants(pid int) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	children := map[int][]int{}
+	for _, e := range entries {
+		child, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if _, parent, err := stat(child); err == nil {
+			children[parent] = append(children[parent], child)
+		}
+	}
+	return collect(children, pid), nil
+}

@@ -1,0 +1,45 @@
+//go:build unix && !linux
+
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// serverAttr returns the attributes of a server process. Only Linux can tie
+// its life to ours; elsewhere a test killed by SIGKILL leaves it behind.
+func serverAttr(uid, gid int) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	if uid != os.Geteuid() {
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // serverID's small constants
+	}
+	return attr
+}
+
+// alive reports whether a process is there.
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+
+// descendants returns the processes that pid forked, and theirs.
+func descendants(pid int) ([]int, error) {
+	out, err := exec.Command("ps", "-A", "-o", "pid=,ppid=").Output()
+	if err != nil {
+		return nil, err
+	}
+	children := map[int][]int{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if len(fields) != 2 {
+			continue
+		}
+		child, errChild := strconv.Atoi(fields[0])
+		parent, errParent := strconv.Atoi(fields[1])
+		if errChild == nil && errParent == nil {
+			children[parent] = append(children[parent], child)
+		}
+	}
+	return collect(children, pid), nil
+}

@@ -1,0 +1,144 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// The variables by which one run of many test binaries shares its servers; set
+// by internal/tools/testservers.
+const (
+	EnvPostgres15 = "LETHE_TEST_PG15"  // postgres://postgres@127.0.0.1:PORT
+	EnvPostgres18 = "LETHE_TEST_PG18"  // likewise
+	EnvKafka      = "LETHE_TEST_KAFKA" // brokers, host:port, comma-separated
+)
+
+// servers are those that the tests of this process share. The lock is held
+// while one starts: whoever wants it too has to wait for it anyway.
+var servers struct {
+	sync.Mutex
+	postgres map[int]*Postgres
+	kafka    *Kafka
+}
+
+// SharedPostgres returns the server of a major version, 15 or 18, that all
+// tests share: the one that the environment names, or one that is started now
+// and stopped by Main. It refuses to be stopped, killed or paused.
+func SharedPostgres(tb testing.TB, version int) *Postgres {
+	tb.Helper()
+	servers.Lock()
+	defer servers.Unlock()
+	if p := servers.postgres[version]; p != nil {
+		return p
+	}
+	p, err := sharedPostgres(version)
+	if err != nil {
+		skipOrFail(tb, err)
+	}
+	if servers.postgres == nil {
+		servers.postgres = map[int]*Postgres{}
+	}
+	servers.postgres[version] = p
+	return p
+}
+
+func sharedPostgres(version int) (*Postgres, error) {
+	name := map[int]string{15: EnvPostgres15, 18: EnvPostgres18}[version]
+	if name == "" {
+		return nil, fmt.Errorf("sharing PostgreSQL %d: only 15 and 18 are", version)
+	}
+	base := os.Getenv(name)
+	if base == "" {
+		p, err := StartPostgres(context.Background(), Options{Version: version})
+		if err != nil {
+			return nil, err
+		}
+		p.run.share(true)
+		return p, nil
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil || u.Hostname() != "127.0.0.1" {
+		return nil, fmt.Errorf("reading %s: want postgres://%s@127.0.0.1:PORT", name, superuser)
+	}
+	bin, err := PostgresBin(version)
+	if err != nil {
+		return nil, err
+	}
+	p := &Postgres{Version: version, Port: port, BinDir: bin}
+	p.run.share(true)
+	return p, nil
+}
+
+// SharedKafka returns the broker that all tests share: the one that the
+// environment names, or one that is started now and stopped by Main. It
+// refuses to be stopped, killed or paused. Topics and groups need names of
+// their own: UniqueName.
+func SharedKafka(tb testing.TB) *Kafka {
+	tb.Helper()
+	servers.Lock()
+	defer servers.Unlock()
+	if servers.kafka != nil {
+		return servers.kafka
+	}
+	if brokers := os.Getenv(EnvKafka); brokers != "" {
+		servers.kafka = &Kafka{brokers: strings.Split(brokers, ",")}
+		servers.kafka.run.share(true)
+		return servers.kafka
+	}
+	k, err := StartKafka(context.Background(), KafkaOptions{})
+	if err != nil {
+		skipOrFail(tb, err)
+	}
+	k.run.share(true)
+	servers.kafka = k
+	return k
+}
+
+// Main runs the tests, stops the shared servers, looks for goroutines that are
+// still there, and exits. Call it as the whole of TestMain.
+func Main(m *testing.M, options ...goleak.Option) {
+	code := m.Run()
+	if err := closeShared(); err != nil {
+		fmt.Fprintln(os.Stderr, "testenv:", err)
+		code = max(code, 1)
+	}
+	if code == 0 {
+		if err := goleak.Find(options...); err != nil {
+			fmt.Fprintln(os.Stderr, "testenv:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// closeShared closes the shared servers that this process started.
+func closeShared() error {
+	servers.Lock()
+	defer servers.Unlock()
+	var errs []error
+	for _, p := range servers.postgres {
+		if p.Dir != "" {
+			p.run.share(false)
+			errs = append(errs, p.Close())
+		}
+	}
+	if k := servers.kafka; k != nil && k.Dir != "" {
+		k.run.share(false)
+		errs = append(errs, k.Close())
+	}
+	servers.postgres, servers.kafka = nil, nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,83 @@
+// Command testdeps installs what the tests need and is not there yet: a C
+// compiler for the race detector, PostgreSQL 15 and 18, Java and Apache Kafka.
+//
+//	go run ./internal/tools/testdeps [-only gcc,postgres,postgres18,kafka]
+//
+// Packages come from the distribution through apt-get, which takes root or
+// sudo; everything else is resolved with Maven and kept in the cache folder of
+// internal/testenv. It may be run at any time, by several at once, and does
+// nothing where nothing is missing.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// dependency is one thing that tests need.
+type dependency struct {
+	name    string
+	have    func() bool
+	install func(context.Context) error
+}
+
+func dependencies() []dependency {
+	return []dependency{
+		{"gcc", haveGCC, installGCC},
+		{"postgres", havePostgres(15), installPostgres15},
+		{"postgres18", havePostgres(18), installPostgres18},
+		{"kafka", haveKafka, installKafka},
+	}
+}
+
+func main() {
+	only := flag.String("only", "", "install these alone, comma-separated: gcc, postgres, postgres18, kafka")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, *only)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testdeps:", err)
+		os.Exit(1)
+	}
+}
+
+// run installs what is missing of the wanted dependencies, and goes on after a
+// failure so that all of them are told at once.
+func run(ctx context.Context, only string) error {
+	wanted := dependencies()
+	if only != "" {
+		names := strings.Split(only, ",")
+		for _, name := range names {
+			if !slices.ContainsFunc(wanted, func(d dependency) bool { return d.name == name }) {
+				return fmt.Errorf("nothing is called %q; see -help", name)
+			}
+		}
+		wanted = slices.DeleteFunc(wanted, func(d dependency) bool { return !slices.Contains(names, d.name) })
+	}
+	if !slices.ContainsFunc(wanted, func(d dependency) bool { return !d.have() }) {
+		return nil
+	}
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var errs []error
+	for _, d := range wanted {
+		if d.have() { // asked again: whoever held the lock may have installed it
+			continue
+		}
+		if err := d.install(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("installing %s: %w", d.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
