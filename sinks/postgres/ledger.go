@@ -1,0 +1,324 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/sinks"
+)
+
+// schemaVersion is the version of the ledger tables that this build reads and writes. Setup migrates up to it, run
+// refuses a newer one.
+const schemaVersion = 1
+
+// The keys of <schema>.meta.
+const (
+	metaSchemaVersion = "schema_version"
+	metaReplica       = "replica"
+	metaSource        = "source"
+	metaDigest        = "mapping_digest" // hex, of the mapping that Setup activated
+	metaWitness       = "witness"        // decimal, raised with every mapped schema's witness row at each phase 2
+	metaPaused        = "paused"         // present while an operator holds this replica
+)
+
+// The states of a subject.
+const (
+	subjectLive       = "live"
+	subjectSuppressed = "suppressed"
+	subjectErased     = "erased"
+)
+
+// The states of a pending erasure.
+const (
+	pendingSuppressed = "suppressed"
+	pendingApplied    = "applied"
+	pendingVerified   = "verified"
+)
+
+// What a pending erasure waits for.
+const (
+	waitNone     = "none"
+	waitCoolOff  = "cool_off"
+	waitDecision = "decision"
+	waitBreaker  = "breaker"
+	waitGap      = "gap"
+)
+
+// What an operator wants done with a parked event, and what was done.
+const (
+	wantReplay  = "replay"
+	wantDiscard = "discard"
+)
+
+// ledgerTables are all tables that run needs; lethe.meta is the last that Setup fills.
+var ledgerTables = []string{
+	"meta", "partition", "subject", "fact", "pending", "receipt", "parked", "decision", "gap",
+}
+
+// migrations make the ledger tables. Element n leads from version n to n+1; {s} is the quoted schema. They run in one
+// transaction under the owner's role. An element is never edited after a release.
+//
+// Of the choices that the statements alone do not explain:
+//   - Everything that belongs to a subject carries part, so that a worker finds the chores of the partitions it owns
+//     without a join. Its row in partition is the lock of all of them: whoever changes a subject holds that row.
+//   - contact_ref is the empty string where a fact is bound to no contact point, because it is part of the key.
+//   - fillfactor leaves room for heap-only updates: facts and partitions are updated far more often than inserted, and
+//     no updated column of theirs is indexed.
+var migrations = []string{`
+CREATE SCHEMA IF NOT EXISTS {s};
+
+CREATE TABLE {s}.meta (
+  k text PRIMARY KEY,
+  v text NOT NULL
+);
+
+CREATE TABLE {s}.partition (
+  part              integer PRIMARY KEY,
+  next_offset       bigint NOT NULL DEFAULT 0,
+  last_event_id     bytea,
+  last_order        bytea,
+  last_committed_at timestamptz,
+  heartbeat_at      timestamptz,
+  updated_at        timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 20);
+
+CREATE TABLE {s}.subject (
+  ref             bytea PRIMARY KEY,
+  part            integer NOT NULL,
+  sealed_key      bytea NOT NULL,
+  state           text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'suppressed', 'erased')),
+  erased_order    bytea,
+  blocked         text,
+  unmatched_since timestamptz,
+  recheck_at      timestamptz,
+  next_change_at  timestamptz
+) WITH (fillfactor = 90);
+CREATE INDEX subject_recheck ON {s}.subject (part, recheck_at) WHERE recheck_at IS NOT NULL;
+CREATE INDEX subject_next_change ON {s}.subject (part, next_change_at) WHERE next_change_at IS NOT NULL;
+CREATE INDEX subject_blocked ON {s}.subject (part) WHERE blocked IS NOT NULL;
+
+CREATE TABLE {s}.fact (
+  ref         bytea NOT NULL,
+  scope       text NOT NULL,
+  contact_ref bytea NOT NULL,
+  ord         bytea NOT NULL,
+  as_of       timestamptz,
+  state       text NOT NULL,
+  valid_until timestamptz,
+  event_id    bytea NOT NULL,
+  PRIMARY KEY (ref, scope, contact_ref)
+) WITH (fillfactor = 70);
+
+CREATE TABLE {s}.pending (
+  ref           bytea PRIMARY KEY,
+  case_id       bytea NOT NULL,
+  event_id      bytea NOT NULL,
+  part          integer NOT NULL,
+  state         text NOT NULL CHECK (state IN ('suppressed', 'applied', 'verified')),
+  wait          text NOT NULL CHECK (wait IN ('none', 'cool_off', 'decision', 'breaker', 'gap')),
+  held          boolean NOT NULL DEFAULT false,
+  released      boolean NOT NULL DEFAULT false,
+  snapshot      boolean NOT NULL DEFAULT false,
+  run_id        text,
+  matched       boolean NOT NULL DEFAULT true,
+  committed_at  timestamptz NOT NULL,
+  config_digest bytea NOT NULL,
+  opened_at     timestamptz NOT NULL DEFAULT now(),
+  suppressed_at timestamptz NOT NULL DEFAULT now(),
+  due_at        timestamptz,
+  applied_at    timestamptz,
+  verified_at   timestamptz,
+  undo          jsonb,
+  work          jsonb,
+  attempts      integer NOT NULL DEFAULT 0,
+  error_code    text,
+  mapping_digest bytea
+);
+CREATE INDEX pending_due ON {s}.pending (part, due_at) WHERE state <> 'verified';
+CREATE INDEX pending_case ON {s}.pending (case_id);
+CREATE INDEX pending_opened ON {s}.pending (opened_at);
+
+CREATE TABLE {s}.receipt (
+  receipt_id bytea PRIMARY KEY,
+  event_id   bytea NOT NULL,
+  case_id    bytea,
+  ref        bytea,
+  part       integer NOT NULL,
+  state      text NOT NULL,
+  attempt    bigint NOT NULL DEFAULT 0,
+  body       bytea NOT NULL,
+  made_at    timestamptz NOT NULL DEFAULT now(),
+  sent_at    timestamptz
+);
+CREATE INDEX receipt_unsent ON {s}.receipt (part, made_at) WHERE sent_at IS NULL;
+CREATE INDEX receipt_case ON {s}.receipt (case_id) WHERE case_id IS NOT NULL;
+
+CREATE TABLE {s}.parked (
+  part       integer NOT NULL,
+  off        bigint NOT NULL,
+  ref        bytea,
+  event_id   bytea,
+  bytes      bytea,
+  error_code text NOT NULL,
+  tries      integer NOT NULL DEFAULT 1,
+  want       text CHECK (want IN ('replay', 'discard')),
+  wanted_by  text,
+  parked_at  timestamptz NOT NULL DEFAULT now(),
+  done_at    timestamptz,
+  outcome    text,
+  PRIMARY KEY (part, off)
+);
+CREATE INDEX parked_open ON {s}.parked (ref) WHERE done_at IS NULL;
+
+CREATE TABLE {s}.decision (
+  event_id   bytea PRIMARY KEY,
+  ref        bytea NOT NULL,
+  case_id    bytea NOT NULL,
+  part       integer NOT NULL,
+  decision   text NOT NULL CHECK (decision IN ('proceed', 'hold', 'cancel', 'release')),
+  reason     text NOT NULL DEFAULT '',
+  checks     text[] NOT NULL DEFAULT '{}',
+  decided_by text NOT NULL DEFAULT '',
+  decided_at timestamptz,
+  stored_at  timestamptz NOT NULL DEFAULT now(),
+  done_at    timestamptz,
+  outcome    text
+);
+CREATE INDEX decision_open ON {s}.decision (part, stored_at) WHERE done_at IS NULL;
+
+CREATE TABLE {s}.gap (
+  gap_id     text NOT NULL,
+  part       integer NOT NULL,
+  cause      text NOT NULL,
+  from_order bytea,
+  to_order   bytea,
+  opened_at  timestamptz NOT NULL DEFAULT now(),
+  closed_at  timestamptz,
+  PRIMARY KEY (gap_id, part)
+);
+
+CREATE VIEW {s}.status AS
+SELECT
+  (SELECT v FROM {s}.meta WHERE k = 'replica') AS replica,
+  (SELECT v FROM {s}.meta WHERE k = 'source') AS source,
+  EXISTS (SELECT FROM {s}.meta WHERE k = 'paused') AS paused,
+  (SELECT count(*) FROM {s}.partition) AS partitions,
+  (SELECT sum(next_offset)::bigint FROM {s}.partition) AS events,
+  (SELECT now() - min(greatest(last_committed_at, heartbeat_at)) FROM {s}.partition) AS behind,
+  (SELECT max(updated_at) FROM {s}.partition) AS updated_at,
+  (SELECT count(*) FROM {s}.subject WHERE recheck_at IS NOT NULL) AS unmatched,
+  (SELECT count(*) FROM {s}.subject WHERE blocked IS NOT NULL) AS blocked,
+  (SELECT count(*) FROM {s}.parked WHERE done_at IS NULL) AS parked,
+  (SELECT count(DISTINCT gap_id) FROM {s}.gap WHERE closed_at IS NULL) AS open_gaps,
+  (SELECT count(*) FROM {s}.receipt WHERE sent_at IS NULL) AS unsent_receipts,
+  (SELECT coalesce(jsonb_object_agg(state, n), '{}') FROM
+     (SELECT state, count(*) AS n FROM {s}.pending GROUP BY state) p) AS erasures_by_state,
+  (SELECT coalesce(jsonb_object_agg(wait, n), '{}') FROM
+     (SELECT wait, count(*) AS n FROM {s}.pending WHERE state = 'suppressed' GROUP BY wait) p) AS suppressed_by_wait,
+  (SELECT coalesce(jsonb_object_agg(error_code, n), '{}') FROM
+     (SELECT error_code, count(*) AS n FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY error_code) p)
+     AS erasure_errors,
+  (SELECT min(suppressed_at) FROM {s}.pending WHERE state <> 'verified') AS oldest_unproven_erasure;
+`}
+
+// ledger names the tables of one replica's ledger.
+type ledger struct {
+	schema string // unquoted
+}
+
+// sql puts the quoted schema into a statement: {s} stands for it.
+func (l ledger) sql(statement string) string {
+	return strings.ReplaceAll(statement, "{s}", quote(l.schema))
+}
+
+// quote quotes one identifier segment.
+func quote(identifier string) string { return pgx.Identifier{identifier}.Sanitize() }
+
+// querier is what both a connection pool and a transaction can do.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// readMeta returns the value of one key, and whether there is one.
+func (l ledger) readMeta(ctx context.Context, q querier, key string) (string, bool, error) {
+	var v string
+	err := q.QueryRow(ctx, l.sql(`SELECT v FROM {s}.meta WHERE k = $1`), key).Scan(&v)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, classify("reading "+key, err)
+	}
+	return v, true, nil
+}
+
+// verifyTables compares what Setup left in the replica with what this build, this replica's name and this mapping need.
+// A newer version or missing tables are Permanent, a digest that is not the active one is ErrDigest.
+func (l ledger) verifyTables(ctx context.Context, q querier, replica, source, digest string) error {
+	var present int
+	err := q.QueryRow(ctx, `
+		SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind = 'r'`, l.schema, ledgerTables).Scan(&present)
+	if err != nil {
+		return classify("reading ledger tables", err)
+	}
+	if present < len(ledgerTables) {
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: "reading ledger tables", Code: "ledger_missing",
+			Hint: fmt.Sprintf("run `lethe setup` for replica %s with the login of the owner", replica),
+		}
+	}
+	version, _, err := l.readMeta(ctx, q, metaSchemaVersion)
+	if err != nil {
+		return err
+	}
+	have, err := strconv.Atoi(version)
+	switch {
+	case err != nil || have < schemaVersion:
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: "comparing ledger version", Code: "ledger_old",
+			Hint: "run `lethe setup` of this version with the login of the owner",
+		}
+	case have > schemaVersion:
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: "comparing ledger version", Code: "ledger_newer",
+			Hint: "a newer Lethe has migrated these tables: run that version",
+		}
+	}
+	return l.verifyOwnership(ctx, q, replica, source, digest)
+}
+
+// verifyOwnership refuses tables that belong to another replica or source: two workers that write into the same ledger
+// under different names would each take the other's offsets for their own.
+func (l ledger) verifyOwnership(ctx context.Context, q querier, replica, source, digest string) error {
+	for _, m := range []struct{ key, want string }{{metaReplica, replica}, {metaSource, source}} {
+		have, _, err := l.readMeta(ctx, q, m.key)
+		if err != nil {
+			return err
+		}
+		if have != m.want {
+			return &sinks.Error{
+				Class: sinks.Permanent, Op: "comparing " + m.key + " of ledger", Code: "ledger_foreign",
+				Hint: fmt.Sprintf("schema %s belongs to %s %q, the config says %q: give this replica a schema of its own",
+					l.schema, m.key, have, m.want),
+			}
+		}
+	}
+	active, _, err := l.readMeta(ctx, q, metaDigest)
+	if err != nil {
+		return err
+	}
+	if active != digest {
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: "comparing mapping digest", Code: "mapping_digest",
+			Hint: fmt.Sprintf("run `lethe setup` to activate the mapping of replica %s", replica), Err: sinks.ErrDigest,
+		}
+	}
+	return nil
+}

@@ -1,0 +1,532 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	"lethe/config"
+)
+
+// The kinds of config.Value.
+const (
+	kindNull         = "null"
+	kindConst        = "const"
+	kindToken        = "token"
+	kindTruncate     = "truncate"
+	kindGeneralise   = "generalise"
+	kindKey          = "key"
+	kindNow          = "now"
+	kindPermitted    = "permitted"
+	kindReconsentDue = "reconsent_due"
+	kindRestricted   = "restricted"
+	kindObjected     = "objected"
+)
+
+// Mapping is a replica's mapping compiled against its catalog: every name checked and quoted, every column with its
+// type. It is immutable; a worker makes a new one when the catalog turns out to have changed.
+type Mapping struct {
+	person   *table
+	key      *column   // of person: what other tables refer to
+	crm      []*column // of person: the CRM key, in the order of source.subject.key
+	folds    []foldTable
+	suppress []suppressAction
+	erase    []eraseStep // in the order that the foreign keys ask for: children first
+	audience string
+	tables   map[string]*table // by the name that the config uses
+	keys     []foreignKey
+
+	// Unmapped lists columns that look personal and that nothing erases. While there is one, an erasure is not called
+	// verified.
+	Unmapped []string
+}
+
+// join says how rows of a table are found from a person: by is nil for the person's own table.
+type join struct {
+	table *table
+	by    *column
+}
+
+// foldTable is one table with columns that follow from the fold.
+type foldTable struct {
+	join
+	columns []foldColumn
+	now     []*column // set to now() wherever one of columns changes
+}
+
+// foldColumn is a column whose value is one yes-or-no question to the fold.
+type foldColumn struct {
+	column           *column
+	kind             string // permitted, reconsent_due, restricted or objected
+	purpose, channel string // permitted and reconsent_due
+	scope            string // objected
+	asNumber         bool   // 1 and 0 instead of true and false
+}
+
+// suppressAction is one action of phase 1: values are set in rows that exist, or one row is inserted.
+type suppressAction struct {
+	join
+	insert bool
+	set    []assignment
+}
+
+// assignment is a column and the SQL of its new value. In sql, {row} stands for the alias of the row that is written,
+// {key} for the person's key, and $1… for args.
+type assignment struct {
+	column *column
+	kind   string
+	sql    string
+	args   []any
+}
+
+// eraseStep is what phase 2 does in one table.
+type eraseStep struct {
+	join
+	set    []assignment
+	delete bool
+	unlink bool // by becomes NULL
+	hold   bool // listed for the receipt, not touched until its date
+}
+
+// compiler gathers findings while it resolves names.
+type compiler struct {
+	q        querier
+	cfg      *config.Replica
+	m        *Mapping
+	findings []Finding
+}
+
+// compile resolves a mapping against the catalog. Findings of severity error mean that the Mapping must not be used;
+// the error is one of the connection.
+func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []Finding, error) {
+	c := &compiler{q: q, cfg: cfg, m: &Mapping{tables: map[string]*table{}, audience: cfg.Audience}}
+	if err := c.resolveTables(ctx); err != nil {
+		return nil, nil, err
+	}
+	if c.m.person = c.m.tables[cfg.Person.Table]; c.m.person == nil {
+		return nil, c.findings, nil
+	}
+	c.compilePerson()
+	c.compileFolds()
+	c.compileSuppress()
+	c.compileErase()
+	if err := c.compileOrder(ctx); err != nil {
+		return nil, nil, err
+	}
+	return c.m, c.findings, nil
+}
+
+func (c *compiler) report(severity Severity, code, object, message, fix string) {
+	c.findings = append(c.findings, Finding{Code: code, Severity: severity, Object: object, Message: message, FixSQL: fix})
+}
+
+// tableNames lists every table that the mapping names, sorted.
+func tableNames(cfg *config.Replica) []string {
+	seen := map[string]bool{cfg.Person.Table: true}
+	sets := []map[string]map[string]config.Value{}
+	for _, a := range cfg.Suppress {
+		sets = append(sets, a.Set)
+		if a.Insert != nil {
+			seen[a.Insert.Table] = true
+		}
+	}
+	for _, a := range cfg.Consent {
+		sets = append(sets, a.Set)
+	}
+	for _, a := range cfg.Objection {
+		sets = append(sets, a.Set)
+	}
+	if cfg.Restricted != nil {
+		sets = append(sets, cfg.Restricted.Set)
+	}
+	for _, set := range sets {
+		for name := range set {
+			seen[name] = true
+		}
+	}
+	for name := range cfg.Erase.Tables {
+		seen[name] = true
+	}
+	for name := range cfg.Hold {
+		seen[name] = true
+	}
+	names := make([]string, 0, len(seen))
+	for name := range seen {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
+
+func (c *compiler) resolveTables(ctx context.Context) error {
+	for _, name := range tableNames(c.cfg) {
+		t, err := loadTable(ctx, c.q, name)
+		if errors.Is(err, errNoTable) {
+			c.report(SeverityError, CodeTableMissing, name,
+				"the mapping names a table that this login cannot see: correct the mapping, or grant USAGE on its schema", "")
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.m.tables[name] = t
+	}
+	return nil
+}
+
+// resolve returns a column, or nil with a finding.
+func (c *compiler) resolve(t *table, name string) *column {
+	if col := t.column(name); col != nil {
+		return col
+	}
+	c.report(SeverityError, CodeColumnMissing, t.label()+"."+name, "the mapping names a column that does not exist", "")
+	return nil
+}
+
+// writable returns a column that may be assigned to, or nil with a finding.
+func (c *compiler) writable(t *table, name string) *column {
+	col := c.resolve(t, name)
+	if col != nil && col.fixed {
+		c.report(SeverityError, CodeColumnFixed, t.label()+"."+name,
+			"the server generates this column: map the columns that it is made of", "")
+		return nil
+	}
+	return col
+}
+
+func (c *compiler) compilePerson() {
+	p := c.m.person
+	c.m.key = c.resolve(p, c.cfg.Person.Key)
+	if c.m.key != nil && !p.isUnique(c.m.key.name) {
+		c.report(SeverityError, CodeKeyNotUnique, p.label()+"."+c.m.key.name,
+			"person.key must name one person: it has no unique index of its own",
+			fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", p.sql(), c.m.key.sql()))
+	}
+	for i, name := range c.cfg.Person.CRMKey {
+		col := c.resolve(p, name)
+		if col == nil {
+			continue
+		}
+		c.m.crm = append(c.m.crm, col)
+		if i == 0 && !p.indexed[name] {
+			columns := make([]string, len(c.cfg.Person.CRMKey))
+			for j, n := range c.cfg.Person.CRMKey {
+				columns[j] = quote(n)
+			}
+			c.report(SeverityWarning, CodeKeyNotIndexed, p.label()+"."+name,
+				"without an index every batch reads the whole table",
+				fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", p.sql(), strings.Join(columns, ", ")))
+		}
+	}
+}
+
+// joined says how a table of the mapping is reached from the person, by explicit or by erase.tables.TABLE.by.
+func (c *compiler) joined(name, by string) (join, bool) {
+	t := c.m.tables[name]
+	if t == nil {
+		return join{}, false
+	}
+	if by == "" {
+		if e := c.cfg.Erase.Tables[name]; e != nil {
+			by = e.By
+		}
+	}
+	if by == "" {
+		if t.oid == c.m.person.oid {
+			return join{table: t}, true
+		}
+		c.report(SeverityError, CodeNoJoin, t.label(),
+			"this is not the person's table: say in erase.tables which column refers to person.key (by)", "")
+		return join{}, false
+	}
+	col := c.resolve(t, by)
+	if col != nil && !t.indexed[by] {
+		c.report(SeverityWarning, CodeKeyNotIndexed, t.label()+"."+by,
+			"without an index every erasure reads the whole table",
+			fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", t.sql(), col.sql()))
+	}
+	return join{table: t, by: col}, col != nil
+}
+
+// compileFolds gathers the columns of consent, objection and restricted by table, so that one statement writes all of a
+// table's.
+func (c *compiler) compileFolds() {
+	for _, a := range c.cfg.Consent {
+		c.addFold(a.Set, foldColumn{purpose: a.Purpose, channel: a.Channel}, kindPermitted, kindReconsentDue)
+	}
+	for _, a := range c.cfg.Objection {
+		c.addFold(a.Set, foldColumn{scope: a.Scope}, kindObjected)
+	}
+	if c.cfg.Restricted != nil {
+		c.addFold(c.cfg.Restricted.Set, foldColumn{}, kindRestricted)
+	}
+}
+
+func (c *compiler) addFold(set map[string]map[string]config.Value, proto foldColumn, kinds ...string) {
+	for _, name := range sortedKeys(set) {
+		j, ok := c.joined(name, "")
+		if !ok {
+			continue
+		}
+		ft := c.foldTable(j)
+		for _, columnName := range sortedKeys(set[name]) {
+			col := c.writable(j.table, columnName)
+			if col == nil {
+				continue
+			}
+			object := j.table.label() + "." + columnName
+			kind := set[name][columnName].Kind
+			if kind == kindNow {
+				if !slices.Contains(ft.now, col) {
+					ft.now = append(ft.now, col)
+				}
+				continue
+			}
+			if !slices.Contains(kinds, kind) {
+				c.report(SeverityError, CodeUnsupported, object,
+					"$"+kind+" has no meaning here: use $"+strings.Join(kinds, ", $")+" or $now", "")
+				continue
+			}
+			f := proto
+			f.column, f.kind = col, kind
+			switch {
+			case col.category == 'B':
+			case col.category == 'N':
+				f.asNumber = true
+			default:
+				c.report(SeverityError, CodeColumnType, object,
+					"$"+kind+" is yes or no: the column must be boolean or a number, it is "+col.base, "")
+				continue
+			}
+			ft.columns = append(ft.columns, f)
+		}
+	}
+}
+
+func (c *compiler) foldTable(j join) *foldTable {
+	for i := range c.m.folds {
+		if c.m.folds[i].table.oid == j.table.oid {
+			return &c.m.folds[i]
+		}
+	}
+	c.m.folds = append(c.m.folds, foldTable{join: j})
+	return &c.m.folds[len(c.m.folds)-1]
+}
+
+func (c *compiler) compileSuppress() {
+	for i, a := range c.cfg.Suppress {
+		if a.Insert != nil {
+			c.compileInsert(a.Insert)
+			continue
+		}
+		for _, name := range sortedKeys(a.Set) {
+			j, ok := c.joined(name, "")
+			if !ok {
+				continue
+			}
+			action := suppressAction{join: j}
+			for _, columnName := range sortedKeys(a.Set[name]) {
+				v := a.Set[name][columnName]
+				object := j.table.label() + "." + columnName
+				if v.Kind != kindNull && v.Kind != kindConst && v.Kind != kindNow {
+					c.report(SeverityError, CodeUnsupported, object,
+						fmt.Sprintf("suppress[%d] is undone by a cancel: only null, a constant or $now can be set", i), "")
+					continue
+				}
+				if as, ok := c.assign(j.table, columnName, v); ok {
+					action.set = append(action.set, as)
+				}
+			}
+			c.m.suppress = append(c.m.suppress, action)
+		}
+	}
+}
+
+func (c *compiler) compileInsert(in *config.Insert) {
+	t := c.m.tables[in.Table]
+	if t == nil {
+		return
+	}
+	action := suppressAction{join: join{table: t}, insert: true}
+	keyed := false
+	for _, columnName := range sortedKeys(in.Values) {
+		v := in.Values[columnName]
+		if v.Kind == kindTruncate || v.Kind == kindGeneralise {
+			c.report(SeverityError, CodeUnsupported, t.label()+"."+columnName, "a new row has no value to shorten", "")
+			continue
+		}
+		keyed = keyed || v.Kind == kindKey
+		if v.Kind == kindKey {
+			action.by = t.column(columnName)
+		}
+		if as, ok := c.assign(t, columnName, v); ok {
+			action.set = append(action.set, as)
+		}
+	}
+	if !keyed {
+		c.report(SeverityError, CodeNoKey, t.label(), "no column of the inserted row is $key: it would speak of nobody", "")
+	}
+	c.m.suppress = append(c.m.suppress, action)
+}
+
+func (c *compiler) compileErase() {
+	for _, name := range sortedKeys(c.cfg.Erase.Tables) {
+		e := c.cfg.Erase.Tables[name]
+		j, ok := c.joined(name, e.By)
+		if !ok {
+			continue
+		}
+		step := eraseStep{join: j, delete: e.Delete, unlink: e.Unlink}
+		for _, columnName := range sortedKeys(e.Set) {
+			if as, ok := c.assign(j.table, columnName, e.Set[columnName]); ok {
+				step.set = append(step.set, as)
+			}
+		}
+		for _, columnName := range sortedKeys(e.JSON) {
+			if as, ok := c.assignJSON(j.table, columnName, e.JSON[columnName]); ok {
+				step.set = append(step.set, as)
+			}
+		}
+		if step.unlink && j.by == nil {
+			c.report(SeverityError, CodeNoJoin, j.table.label(), "unlink clears the column of by, and there is none", "")
+		}
+		if step.unlink && j.by != nil && j.by.notNull {
+			c.report(SeverityError, CodeNotNull, j.table.label()+"."+j.by.name, "unlink sets it to NULL", dropNotNull(j.table, j.by))
+		}
+		c.m.erase = append(c.m.erase, step)
+	}
+	for _, name := range sortedKeys(c.cfg.Hold) {
+		if j, ok := c.joined(name, c.cfg.Hold[name].By); ok {
+			c.m.erase = append(c.m.erase, eraseStep{join: j, hold: true})
+		}
+	}
+}
+
+func dropNotNull(t *table, col *column) string {
+	return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", t.sql(), col.sql())
+}
+
+// assign compiles one value for one column.
+func (c *compiler) assign(t *table, name string, v config.Value) (assignment, bool) {
+	col := c.writable(t, name)
+	if col == nil {
+		return assignment{}, false
+	}
+	object := t.label() + "." + name
+	as := assignment{column: col, kind: v.Kind}
+	switch v.Kind {
+	case kindNull:
+		as.sql = "NULL"
+		if col.notNull {
+			c.report(SeverityError, CodeNotNull, object, "null is mapped: map a constant or a token, or allow NULL",
+				dropNotNull(t, col))
+		}
+	case kindConst:
+		as.sql, as.args = "$1::text::"+col.typ, []any{constText(v.Const)}
+		if t.isUnique(name) {
+			c.report(SeverityError, CodeUnique, object,
+				`the column is UNIQUE and every person would get the same value: map a token with {random}`, "")
+		}
+	case kindToken:
+		as.sql, as.args = "replace($1::text, '{random}', replace(gen_random_uuid()::text, '-', ''))::"+col.typ, []any{v.Token}
+		if col.category != 'S' {
+			c.report(SeverityError, CodeColumnType, object, "a token is text, the column is "+col.base, "")
+		}
+	case kindTruncate:
+		as.sql = "left({row}." + col.sql() + "::text, " + strconv.Itoa(v.Truncate) + ")::" + col.typ
+		if col.category != 'S' {
+			c.report(SeverityError, CodeColumnType, object, "truncate keeps characters, the column is "+col.base, "")
+		}
+	case kindGeneralise:
+		return c.generalise(t, col, v, as)
+	case kindKey:
+		as.sql = "{key}::text::" + col.typ
+	case kindNow:
+		as.sql = "now()::" + col.typ
+		if col.category != 'D' {
+			c.report(SeverityError, CodeColumnType, object, "$now is a time, the column is "+col.base, "")
+		}
+	default:
+		c.report(SeverityError, CodeUnsupported, object, "$"+v.Kind+" follows from the fold: it belongs under consent, "+
+			"objection or restricted", "")
+		return assignment{}, false
+	}
+	return as, true
+}
+
+func (c *compiler) generalise(t *table, col *column, v config.Value, as assignment) (assignment, bool) {
+	object := t.label() + "." + col.name
+	if v.Generalise == "year" || v.Generalise == "month" {
+		as.sql = "date_trunc('" + v.Generalise + "', {row}." + col.sql() + ")::" + col.typ
+		if col.category != 'D' {
+			c.report(SeverityError, CodeColumnType, object, "generalise to "+v.Generalise+" needs a date, the column is "+col.base, "")
+		}
+		return as, true
+	}
+	as.sql, as.args = "(floor({row}."+col.sql()+"::numeric / $1::text::numeric) * $1::text::numeric)::"+col.typ, []any{v.Generalise}
+	if _, err := strconv.ParseFloat(v.Generalise, 64); err != nil || col.category != 'N' {
+		c.report(SeverityError, CodeColumnType, object, "generalise is year or month for dates, a number for numbers", "")
+	}
+	return as, true
+}
+
+// assignJSON compiles the values for paths of one json or jsonb column into one expression. A path that a row does not
+// have stays away.
+func (c *compiler) assignJSON(t *table, name string, paths map[string]config.Value) (assignment, bool) {
+	col := c.writable(t, name)
+	if col == nil {
+		return assignment{}, false
+	}
+	object := t.label() + "." + name
+	if col.base != "json" && col.base != "jsonb" {
+		c.report(SeverityError, CodeColumnType, object, "json paths need a json or jsonb column, it is "+col.base, "")
+		return assignment{}, false
+	}
+	as := assignment{column: col, kind: "json", sql: "{row}." + col.sql() + "::jsonb"}
+	for _, path := range sortedKeys(paths) {
+		v := paths[path]
+		as.args = append(as.args, strings.Split(path, "."))
+		at := len(as.args)
+		switch v.Kind {
+		case kindNull:
+			as.sql = fmt.Sprintf("jsonb_set(%s, $%d::text[], 'null'::jsonb, false)", as.sql, at)
+		case kindConst:
+			as.args = append(as.args, constJSON(v.Const))
+			as.sql = fmt.Sprintf("jsonb_set(%s, $%d::text[], $%d::text::jsonb, false)", as.sql, at, at+1)
+		default:
+			c.report(SeverityError, CodeUnsupported, object, "a json path takes null or a constant", "")
+		}
+	}
+	as.sql = "(" + as.sql + ")::" + col.typ
+	return as, true
+}
+
+func constText(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case float64:
+		return strconv.FormatFloat(v, 'g', -1, 64)
+	}
+	return fmt.Sprint(v)
+}
+
+func constJSON(v any) string {
+	if s, ok := v.(string); ok {
+		return jsonString(s)
+	}
+	return constText(v)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

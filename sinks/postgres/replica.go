@@ -1,0 +1,327 @@
+// Package postgres applies events to one PostgreSQL replica. Its promise: what an event asks for, the facts that it
+// leaves, its receipt and the offset behind it are committed in one transaction, or none of them is; and nothing of the
+// replica's rows ever appears in an error, a log line or a receipt.
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"lethe/config"
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// Options are what a Replica needs. Everything without a default is required.
+type Options struct {
+	Name   string // of the replica, as in the config
+	Source string // the config's name
+	Config *config.Replica
+	Pool   *pgxpool.Pool // the run role; at least 3 connections: batches, chores, receipts
+	// VerifyPool is what verification reads back through: other connections, and another login where there is one.
+	// nil: Pool.
+	VerifyPool *pgxpool.Pool
+	Seal       schema.AEAD   // opens and seals CRM keys
+	Pseudonym  schema.PRF    // re-keys subject references in this replica's tables; never rotated
+	Signer     schema.Signer // proof key of this replica
+
+	MappingDigest [32]byte // of this replica's section; must be the one that Setup activated
+	Version       string   // of Lethe, for receipts
+
+	LockTimeout      time.Duration // wait for a row that another session holds; default 5s
+	StatementTimeout time.Duration // of one statement; default 60s
+	RecheckFirst     time.Duration // pause before a subject without a row is looked up again; default 1m
+	RecheckLater     time.Duration // the pause once the subject is an hour old; default 1h
+
+	Logger     zerolog.Logger
+	Registerer prometheus.Registerer // nil: metrics are not exported
+}
+
+const (
+	defaultLockTimeout      = 5 * time.Second
+	defaultStatementTimeout = time.Minute
+	defaultRecheckFirst     = time.Minute
+	defaultRecheckLater     = time.Hour
+	defaultRecheck          = 90 * 24 * time.Hour
+	defaultSchema           = "lethe"
+)
+
+func (o *Options) validate() error {
+	switch {
+	case o.Name == "" || o.Source == "":
+		return errors.New("validating options: name and source are required")
+	case o.Config == nil || o.Config.Postgres == nil:
+		return fmt.Errorf("validating options: replica %s is not a PostgreSQL replica", o.Name)
+	case o.Pool == nil || o.Seal == nil || o.Pseudonym == nil || o.Signer == nil:
+		return fmt.Errorf("validating options: pool and keys of replica %s are required", o.Name)
+	case len(o.Config.Person.CRMKey) == 0:
+		return fmt.Errorf("validating options: replica %s has no person.crm_key: not in this version", o.Name)
+	}
+	for _, d := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{
+		{&o.LockTimeout, defaultLockTimeout},
+		{&o.StatementTimeout, defaultStatementTimeout},
+		{&o.RecheckFirst, defaultRecheckFirst},
+		{&o.RecheckLater, defaultRecheckLater},
+	} {
+		if *d.v == 0 {
+			*d.v = d.d
+		}
+	}
+	if o.VerifyPool == nil {
+		o.VerifyPool = o.Pool
+	}
+	return nil
+}
+
+// Replica is one PostgreSQL replica. It implements sinks.Replica. Its methods may be called from several goroutines;
+// the rows of lethe.partition serialise whatever concerns the same partition, between processes too.
+type Replica struct {
+	opts    Options
+	cfg     *config.Replica
+	ledger  ledger
+	ids     *schema.Identifiers
+	log     zerolog.Logger
+	metrics *metrics
+
+	mu      sync.Mutex
+	mapping *Mapping // nil: read the catalog again before the next use
+}
+
+// New makes a Replica. It opens nothing: the first call that needs the replica reads and checks its catalog.
+func New(opts Options) (*Replica, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	r := &Replica{
+		opts:   opts,
+		cfg:    opts.Config,
+		ledger: ledger{schema: ledgerSchema(opts.Config)},
+		ids:    schema.NewIdentifiers(opts.Pseudonym, opts.Source),
+		log:    opts.Logger.With().Str("replica", opts.Name).Logger(),
+	}
+	var err error
+	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
+		return nil, err
+	}
+
+	return r, nil
+}
+
+func ledgerSchema(cfg *config.Replica) string {
+	if cfg.Postgres != nil && cfg.Postgres.Schema != "" {
+		return cfg.Postgres.Schema
+	}
+	return defaultSchema
+}
+
+// Close unregisters the metrics. The pools belong to the caller.
+func (r *Replica) Close() { r.metrics.close(r.opts.Registerer) }
+
+// Name returns the replica's name.
+func (r *Replica) Name() string { return r.opts.Name }
+
+// Start checks the ledger tables, the active mapping digest and the mapped tables. ErrDigest in the chain means that
+// this process waits for a Setup; every other error says what to do. Whatever needs the mapping calls it.
+func (r *Replica) Start(ctx context.Context) error {
+	_, err := r.compiled(ctx)
+	return err
+}
+
+// compiled returns the mapping, reading the catalog where that has not been done yet.
+func (r *Replica) compiled(ctx context.Context) (*Mapping, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mapping != nil {
+		return r.mapping, nil
+	}
+	digest := hex.EncodeToString(r.opts.MappingDigest[:])
+	if err := r.ledger.verifyTables(ctx, r.opts.Pool, r.opts.Name, r.opts.Source, digest); err != nil {
+		return nil, err
+	}
+	m, findings, err := compile(ctx, r.opts.Pool, r.cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := errorOf(r.opts.Name, findings); err != nil {
+		return nil, err
+	}
+	if m.Unmapped, err = unmappedColumns(ctx, r.opts.Pool, m, r.ledger.schema); err != nil {
+		return nil, err
+	}
+	r.mapping = m
+	return m, nil
+}
+
+// forget makes the next use read the catalog again: after an error that says that it has changed, and at every
+// assignment, because Setup may have activated another mapping meanwhile.
+func (r *Replica) forget() {
+	r.mu.Lock()
+	r.mapping = nil
+	r.mu.Unlock()
+}
+
+// Assign implements sinks.Applier.
+func (r *Replica) Assign(ctx context.Context, partitions []int32) ([]sinks.Place, error) {
+	r.forget()
+	if _, err := r.compiled(ctx); err != nil {
+		return nil, err
+	}
+	_, err := r.opts.Pool.Exec(ctx, r.ledger.sql(
+		`INSERT INTO {s}.partition (part) SELECT unnest($1::int[]) ON CONFLICT DO NOTHING`), partitions)
+	if err != nil {
+		return nil, classify("creating partition rows", err)
+	}
+	places, err := r.places(ctx, r.opts.Pool, partitions)
+	if err == nil && len(places) != len(partitions) {
+		return nil, &sinks.Error{Class: sinks.Transient, Op: "reading partition rows", Code: "rows_vanished"}
+	}
+	return places, err
+}
+
+// Places returns the durable position of every partition that this replica knows, for status.
+func (r *Replica) Places(ctx context.Context) ([]sinks.Place, error) {
+	return r.places(ctx, r.opts.Pool, nil)
+}
+
+// places reads partition rows in their order; nil partitions means all.
+func (r *Replica) places(ctx context.Context, q querier, partitions []int32) ([]sinks.Place, error) {
+	rows, err := q.Query(ctx, r.ledger.sql(`
+		SELECT part, next_offset, last_event_id, last_order, updated_at FROM {s}.partition
+		WHERE $1::int[] IS NULL OR part = ANY ($1) ORDER BY part`), partitions)
+	if err != nil {
+		return nil, classify("reading partition rows", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p sinks.Place, err error) {
+		var event, order []byte
+		err = row.Scan(&p.Partition, &p.NextOffset, &event, &order, &p.UpdatedAt)
+		copy(p.LastEventID[:], event)
+		copy(p.LastOrder[:], order)
+		return p, err
+	})
+	return out, classify("reading partition rows", err)
+}
+
+// inTx runs fn in one transaction with this replica's timeouts. Whatever fn has begun is rolled back unless it returns
+// nil and the commit succeeds. An unknown outcome of the commit is an error like any other: the caller reads the places
+// again, and finds out.
+func (r *Replica) inTx(ctx context.Context, op string, fn func(ctx context.Context, tx pgx.Tx) error) error {
+	tx, err := r.opts.Pool.Begin(ctx)
+	if err != nil {
+		return classify(op, err)
+	}
+	defer func() {
+		// The context may be the reason of the rollback; pgx closes the connection then, which rolls back as well.
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+	}()
+	_, err = tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)`,
+		milliseconds(r.opts.LockTimeout), milliseconds(r.opts.StatementTimeout))
+	if err != nil {
+		return classify(op, err)
+	}
+	if err := fn(ctx, tx); err != nil {
+		return r.reduced(op, err)
+	}
+	return r.reduced(op, tx.Commit(ctx))
+}
+
+// reduced classifies an error, and drops the compiled mapping where the error says that the catalog has changed.
+func (r *Replica) reduced(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		if class, _ := classOf(pg.Code); class == sinks.Permanent {
+			r.forget()
+		}
+	}
+	return classify(op, err)
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
+
+// lockPlaces takes the rows of the partitions, in their order, and compares them with where this worker left them.
+// Every change of anything that belongs to a subject happens under the row of its partition, so that a worker that has
+// lost a partition is stopped here, and two sessions never change one subject at once.
+func (r *Replica) lockPlaces(ctx context.Context, tx pgx.Tx, places []sinks.Place) error {
+	parts := make([]int32, len(places))
+	next := make([]int64, len(places))
+	for i, p := range places {
+		parts[i], next[i] = p.Partition, p.NextOffset
+	}
+	var n int
+	err := tx.QueryRow(ctx, r.ledger.sql(`
+		SELECT count(*) FROM (
+			SELECT p.part FROM {s}.partition p JOIN unnest($1::int[], $2::bigint[]) w(part, next_offset) USING (part)
+			WHERE p.next_offset = w.next_offset ORDER BY p.part FOR UPDATE OF p) locked`), parts, next).Scan(&n)
+	if err != nil {
+		return classify("locking partitions", err)
+	}
+	if n != len(places) {
+		return fmt.Errorf("locking partitions: %w", sinks.ErrFenced)
+	}
+	return nil
+}
+
+// ref returns the key under which a subject lies in this replica's tables: its reference under the replica's own key,
+// so that two recipients cannot join their databases on it.
+func (r *Replica) ref(s schema.SubjectRef) []byte {
+	var out [32]byte
+	r.opts.Pseudonym.Compute(&out, s[:])
+	return out[:]
+}
+
+// sealedSize is what a CRM key is padded to before it is sealed, so that its length does not show.
+const sealedSize = 64
+
+// sealKey seals a canonical CRM key for lethe.subject. The reference is its associated data: a sealed key moved to
+// another subject's row does not open.
+func (r *Replica) sealKey(ref, key []byte) ([]byte, error) {
+	plain := binary.AppendUvarint(make([]byte, 0, sealedSize), uint64(len(key)))
+	plain = append(plain, key...)
+	for len(plain) < sealedSize {
+		plain = append(plain, 0)
+	}
+	out, err := r.opts.Seal.AppendSeal(nil, plain, ref)
+	if err != nil {
+		return nil, fmt.Errorf("sealing CRM key: %w", err)
+	}
+	return out, nil
+}
+
+// openKey returns the parts of a sealed CRM key. They are personal: they go into statements as parameters, and nowhere
+// else.
+func (r *Replica) openKey(ref, sealed []byte) ([]string, error) {
+	plain, err := r.opts.Seal.Open(sealed, ref)
+	if err != nil {
+		return nil, &sinks.Error{
+			Class: sinks.Permanent, Op: "opening CRM key", Code: "seal_key",
+			Hint: "the seal key that made this row is not in the keyset: restore it",
+		}
+	}
+	size, n := binary.Uvarint(plain)
+	if n > 0 && size <= uint64(len(plain)-n) {
+		if parts, err := schema.SplitKey(plain[n : n+int(size)]); err == nil { //nolint:gosec // bounded by the line above
+			return parts, nil
+		}
+	}
+	return nil, &sinks.Error{
+		Class: sinks.Permanent, Op: "opening CRM key", Code: "crm_key",
+		Hint: "the sealed key of a subject is damaged: restore the ledger tables from a backup",
+	}
+}
