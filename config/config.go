@@ -15,6 +15,9 @@ type Config struct {
 	Replicas map[string]*Replica
 	Ledger   *Ledger // later version
 	HTTP     HTTP
+
+	file  string         // name for messages
+	lines map[string]int // YAML path → line, of everything in the file
 }
 
 // Keys says where the keysets are.
@@ -75,7 +78,7 @@ type PostgresSource struct {
 	Password       Secret
 	Slot           string // default lethe
 	Publication    string // default lethe
-	MaxRetainedWAL int64  // bytes; Lethe's alarm below max_slot_wal_keep_size
+	MaxRetainedWAL int64  // bytes; Lethe's alarm below max_slot_wal_keep_size; default 10GB
 }
 
 // MySQLServer is a MySQL or MariaDB server.
@@ -95,7 +98,8 @@ type Subject struct {
 type Request struct {
 	Table      string
 	When       string
-	ReceivedAt string
+	ReceivedAt string   // column
+	Subject    []string // columns that hold the CRM key; default as in Table.Subject
 }
 
 // Erased says how an erasure is recognised.
@@ -109,8 +113,9 @@ type Erased struct {
 
 // Marker is the row by which the CRM's procedure says that it has ended.
 type Marker struct {
-	Table string
-	When  string
+	Table   string
+	When    string
+	Subject []string // columns that hold the CRM key; default as in Table.Subject
 }
 
 // Table is one mapped table of the source.
@@ -120,7 +125,7 @@ type Table struct {
 	Erase        []string // columns; EraseRow: the row itself goes
 	EraseRow     bool
 	ErasedValues []string
-	State        map[string]any
+	State        map[string]any // column → what the CRM's procedure sets it to: string, int64, float64, bool or nil
 	Optional     bool
 	ContactPoint *ContactPoint // later version
 	Objection    *Objection
@@ -250,7 +255,7 @@ type Value struct {
 
 // Erase is phase 2.
 type Erase struct {
-	CoolOff time.Duration
+	CoolOff time.Duration // default 24h
 	Tables  map[string]*EraseTable
 }
 
@@ -266,7 +271,7 @@ type EraseTable struct {
 // Hold restricts instead of erasing until a date (Art. 17(3)).
 type Hold struct {
 	By    string // column that refers to person.key; default: the column of the same name
-	Basis string // legal_obligation | legal_claims
+	Basis string // legal_obligation | legal_claims | public_health | archiving | freedom_of_expression
 	For   Period
 	From  string // table.column, of the held table
 }
@@ -291,8 +296,8 @@ type RestrictedAction struct {
 
 // Breaker bounds how many new cases may go to phase 2 by themselves within the window.
 type Breaker struct {
-	NewCases int
-	Window   time.Duration
+	NewCases int           // default 20
+	Window   time.Duration // default 10m
 }
 
 // Guard keeps an erased person from coming back.

@@ -55,12 +55,11 @@ func (p Period) String() string {
 // formatDuration writes d in the units of the file: 24h, not 24h0m0s.
 func formatDuration(d time.Duration) string {
 	s := d.String()
-	s = strings.TrimSuffix(s, "0s")
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
 	if strings.HasSuffix(s, "h0m") {
 		s = strings.TrimSuffix(s, "0m")
-	}
-	if s == "" {
-		return "0"
 	}
 	return s
 }

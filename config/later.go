@@ -1,0 +1,38 @@
+package config
+
+import (
+	"maps"
+	"slices"
+)
+
+// NotInThisVersion lists the sections that load and validate but do nothing yet. run and check refuse a file that has any,
+// because nothing may be accepted and ignored.
+func (c *Config) NotInThisVersion() []Fault {
+	var found []Fault
+	add := func(used bool, path, hint string) {
+		if used {
+			found = append(found, Fault{Path: path, Line: c.Line(path), Message: "is not in this version of Lethe", Hint: hint})
+		}
+	}
+	const remove = "remove it for now"
+	s := &c.Source
+	add(c.Locale != nil, "locale", remove)
+	add(c.Kafka.SchemaRegistry != nil, "kafka.schema_registry", "remove it: events are Avro single-object encoded")
+	add(s.MySQL != nil, "source.mysql", "only PostgreSQL sources work yet")
+	add(s.Request != nil, "source.request", remove)
+	add(s.Gate != nil, "source.gate", remove)
+	add(s.Erased.Window != 0, "source.erased.window", remove)
+	for _, name := range slices.Sorted(maps.Keys(s.Tables)) {
+		add(s.Tables[name].ContactPoint != nil, at("source", "tables", name, "contact_point"), remove)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Replicas)) {
+		r, path := c.Replicas[name], at("replicas", name)
+		add(r.MySQL != nil, path+".mysql", "only PostgreSQL replicas work yet")
+		add(len(r.Person.CRMKey) == 0, path+".person", "give person.crm_key: a person is found by the CRM key only")
+		add(r.Find != nil, path+".find", remove)
+		add(r.Guard != nil, path+".guard", remove)
+		add(r.Needs != "", path+".needs", remove)
+	}
+	add(c.Ledger != nil, "ledger", remove)
+	return sortFaults(found)
+}
