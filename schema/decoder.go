@@ -40,7 +40,7 @@ func (d *Decoder) Decode(value []byte) (*Event, error) {
 	return p.ev, nil
 }
 
-func (d *Decoder) openField(p *parsed, field string) ([]byte, error) {
+func (d *Decoder) openField(p parsed, field string) ([]byte, error) {
 	if p.sealedField == nil {
 		return nil, nil
 	}
@@ -120,24 +120,24 @@ func recordOf(value []byte) (int, error) {
 	return record, nil
 }
 
-func parseEvent(value []byte, texts *interner) (*parsed, error) {
+func parseEvent(value []byte, texts *interner) (p parsed, err error) {
 	record, err := recordOf(value)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	if record > int(TypePassMarker) {
-		return nil, ErrUnknownSchema
+		return p, ErrUnknownSchema
 	}
 	r := reader{b: value, off: headerSize, texts: texts}
-	p := parsed{ev: new(Event)}
+	p.ev = new(Event)
 	readHeader(&r, &p.ev.Header)
 	readBody(&r, Type(record), &p) //nolint:gosec // below TypePassMarker
 	p.keyOffset = r.off
 	p.sealedKey = r.bytes()
 	if r.bad || r.left() != 0 {
-		return nil, ErrMalformed
+		return p, ErrMalformed
 	}
-	return &p, nil
+	return p, nil
 }
 
 func readHeader(r *reader, h *Header) {

@@ -23,10 +23,13 @@ func NewEncoder(seal AEAD) *Encoder { return &Encoder{seal: seal} }
 // It refuses an event without body, a subject's event without SubjectRef (and one to every partition with it), a key longer
 // than MaxKey, and what would be longer than MaxMessage (ErrTooLarge).
 func (e *Encoder) Append(dst []byte, ev *Event) ([]byte, error) {
-	if ev.Body == nil {
-		return dst, fmt.Errorf("encoding event of rule %q: no body", ev.Rule)
+	t := Type(0)
+	if ev.Body != nil {
+		t = ev.Body.Type()
 	}
-	t := ev.Body.Type()
+	if t < TypeSubjectErasure || t > TypePassMarker {
+		return dst, fmt.Errorf("encoding event of rule %q: no body of this package's types", ev.Rule)
+	}
 	start := len(dst)
 	e.w = writer{b: append(dst, headers[t][:]...)}
 	err := e.event(t, ev, start)
