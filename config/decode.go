@@ -74,7 +74,11 @@ func (d *decoder) document(data []byte) (item, bool) {
 			line, _ = strconv.Atoi(m[1])
 			text = strings.Replace(text, m[0], "", 1)
 		}
-		return fail(max(line, 1), "this is no YAML: "+text, "")
+		hint := ""
+		if strings.Contains(text, "',' or") {
+			hint = "inside { } and [ ] put quotes around values that hold ? , : { } [ ]"
+		}
+		return fail(max(line, 1), "this is no YAML: "+text, hint)
 	}
 	return item{d: d, n: doc.Content[0]}, true
 }

@@ -139,12 +139,10 @@ func (it item) tableColumns(use valueUse) map[string]map[string]Value {
 	it.entries(func(name string, it item) {
 		table, column, err := splitTableColumn(name)
 		if err != nil {
-			it.fault("", "%s", err)
+			it.fault("write table.column: value, for example leads.newsletter_optin: false", "%s", err)
+			return
 		}
 		it.value(use, func(v Value) {
-			if err != nil {
-				return
-			}
 			if set[table] == nil {
 				set[table] = make(map[string]Value)
 			}

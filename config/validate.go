@@ -81,7 +81,10 @@ func (v *validator) keyLength(path string, subject []string) {
 
 func (v *validator) tableColumns(path string, t *Table) {
 	empty := len(t.Erase) == 0 && !t.EraseRow && len(t.State) == 0 && t.ContactPoint == nil && t.Objection == nil && t.Restricted == nil && t.Consent == nil
-	if empty && t.Name != v.c.Source.Subject.Table {
+	source := &v.c.Source
+	named := t.Name == source.Subject.Table || source.Erased.Marker != nil && t.Name == source.Erased.Marker.Table ||
+		source.Request != nil && t.Name == source.Request.Table
+	if empty && !named {
 		v.fault(path, "say what an erasure does to it (erase: row), or remove it", "maps nothing")
 	}
 	for i, column := range t.Erase {
