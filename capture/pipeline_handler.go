@@ -1,0 +1,268 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"lethe/schema"
+)
+
+// assembly is what the source's goroutine needs to make events of changes. Everything in it is reused.
+type assembly struct {
+	tx         Transaction // in hand
+	position   Position    // of tx
+	detectedAt time.Time
+	ordinal    uint32
+	counts     []occurrence
+	drafts     []Draft
+	gaps       []OpenGap // opened by the transaction in hand
+	event      schema.Event
+	key, value []byte
+	refs       refCache
+	streaming  bool
+	failure    error // what the handler returned, whatever the source makes of it
+}
+
+// occurrence counts the changes of one (table, operation) in the transaction, whether a rule saw them or not: another
+// rule must not rename the events of this one.
+type occurrence struct {
+	table string
+	op    Op
+	n     uint32
+}
+
+func (a *assembly) init(p *Pipeline) {
+	a.event.Source = p.o.Name
+	a.event.ConfigDigest = p.o.ConfigDigest
+	a.event.Kind = schema.KindStream
+	a.refs.init(p.o.IDs)
+}
+
+// countUp returns how many changes of this table and operation the transaction had before.
+func (a *assembly) countUp(table string, op Op) uint32 {
+	for i := range a.counts {
+		if o := &a.counts[i]; o.op == op && o.table == table {
+			o.n++
+			return o.n - 1
+		}
+	}
+	a.counts = append(a.counts, occurrence{table: table, op: op, n: 1})
+	return 0
+}
+
+// Begin implements Handler.
+func (s *session) Begin(tx *Transaction) error {
+	if !s.streaming {
+		s.streaming = true
+		s.p.setState(StateStreaming, "", "")
+	}
+	s.tx, s.position = *tx, tx.Position
+	s.detectedAt = time.Now() // the only clock read of a transaction
+	s.ordinal = 0
+	s.counts = s.counts[:0]
+	s.gaps = nil
+	return nil
+}
+
+// Commit implements Handler: the gathering shipment is complete up to here.
+func (s *session) Commit(tx *Transaction) error {
+	s.p.totals.transactions.Add(1)
+	s.p.totals.changes.Add(uint64(s.ordinal))
+	s.mu.Lock()
+	s.gathering.mark.advance(&mark{
+		position: tx.Position, xid: tx.XID, committedAt: tx.CommittedAt, gaps: s.gaps, set: true,
+	})
+	s.mu.Unlock()
+	s.poke()
+	return nil
+}
+
+// Change implements Handler: the rules, then one event for each draft.
+func (s *session) Change(c *Change) (err error) {
+	defer func() { s.failure = err }()
+	defer contain(s.p, "applying the rules", &s.position, &err)
+	table := ""
+	if c.Table != nil {
+		table = c.Table.Name
+	}
+	n := s.countUp(table, c.Op)
+	s.drafts, err = s.p.o.Rules.Apply(&s.tx, c, s.drafts[:0])
+	if err != nil {
+		return s.stop(c.Op, table, "rule", "compare the mapping with the table; `lethe check` does", err)
+	}
+	for i := range s.drafts {
+		if err := s.emit(c.Op, table, n, &s.drafts[i]); err != nil {
+			return err
+		}
+	}
+	s.ordinal++
+	return nil
+}
+
+func (s *session) stop(op Op, table, cause, hint string, err error) error {
+	if stop := (*StopError)(nil); errors.As(err, &stop) {
+		return err
+	}
+	return &StopError{
+		Op: fmt.Sprintf("applying the rules to %s of %s", op, table), Cause: cause, Position: s.position, Hint: hint, Err: err,
+	}
+}
+
+// errNoSubject is a rule's defect: an event about a person without the person.
+var errNoSubject = errors.New("the rule gave an event without a subject key")
+
+// emit makes the event of a draft and puts it into the gathering shipment.
+func (s *session) emit(op Op, table string, n uint32, d *Draft) error {
+	ev := &s.event
+	ids := s.p.o.IDs
+	ev.EventID = ids.EventID(schema.EventKey{
+		Incarnation: s.incarnation, Epoch: s.position.Epoch, Number: s.position.Commit,
+		Table: table, PK: d.PK, Op: uint8(op), Occurrence: n, Rule: d.Rule,
+	})
+	ev.Order = schema.NewOrder(s.incarnation, s.position.Epoch, s.position.Commit, s.ordinal)
+	ev.CommittedAt, ev.DetectedAt = s.tx.CommittedAt, s.detectedAt
+	ev.Rule, ev.Body, ev.CRMKey = d.Rule, d.Body, d.SubjectKey
+	ev.SubjectRef, ev.CaseID = schema.SubjectRef{}, schema.CaseID{}
+	all := false
+	switch body := d.Body.(type) {
+	case *schema.Heartbeat, *schema.PassMarker:
+		all = true
+	case *schema.Gap:
+		all = true
+		s.openGap(body, ev.Order, table)
+	case *schema.ConsentChange:
+		body.Contact = s.contact(d)
+	case *schema.ContactPoint:
+		body.Contact = s.contact(d)
+	}
+	if !all {
+		if len(d.SubjectKey) == 0 {
+			return s.stop(op, table, "rule", "this is a defect of Lethe: report it with the rule's name", errNoSubject)
+		}
+		ev.SubjectRef = s.refs.get(d.SubjectKey)
+		if d.Body.Type() == schema.TypeSubjectErasure {
+			ev.CaseID = ids.CaseID(ev.SubjectRef)
+		}
+	}
+	var err error
+	if s.value, err = s.p.o.Encoder.Append(s.value[:0], ev); err != nil {
+		return s.stop(op, table, "encode", "the event cannot be encoded: report it with the rule's name", err)
+	}
+	if all {
+		s.key = s.key[:0]
+	} else {
+		s.key = ev.SubjectRef.AppendText(s.key[:0])
+	}
+	return s.put(d.Body.Type(), all)
+}
+
+func (s *session) contact(d *Draft) (ref schema.ContactRef) {
+	if d.ContactTable == "" {
+		return ref
+	}
+	return s.p.o.IDs.ContactRef(d.ContactTable, d.ContactPK)
+}
+
+// openGap completes a Gap that a rule saw in the stream and keeps it for the checkpoint.
+func (s *session) openGap(g *schema.Gap, at schema.Order, table string) {
+	g.From = at
+	if g.GapID == "" {
+		g.GapID = gapID(s.p.o.Name, s.incarnation, g.Cause, s.position, table)
+	}
+	if g.Opened {
+		s.gaps = append(s.gaps, OpenGap{ID: g.GapID, Cause: g.Cause, From: g.From, OpenedAt: s.tx.CommittedAt})
+	}
+}
+
+// put adds the encoded event to the gathering shipment. A source that heeds Full never blocks here: there is room for
+// what it has already read.
+func (s *session) put(t schema.Type, all bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		g := s.gathering
+		var err error
+		if all {
+			err = g.unit.AppendAll(s.value)
+		} else {
+			err = g.unit.Append(s.key, s.value)
+		}
+		if err == nil {
+			g.filled = true
+			g.events[t]++
+			if !g.ripe && g.unit.Full() {
+				g.ripe = true
+				s.poke()
+			}
+			return nil
+		}
+		if !errors.Is(err, ErrUnitFull) {
+			return &StopError{
+				Op: "adding an event to the unit", Cause: "too_large", Position: s.position, Err: err,
+				Hint: "raise max.message.bytes of the events topic",
+			}
+		}
+		g.ripe = true
+		room := s.roomLocked()
+		s.mu.Unlock()
+		s.poke()
+		select {
+		case <-room:
+		case <-s.work.Done():
+		}
+		s.mu.Lock()
+		if err := s.work.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// Full implements Throttle. During a stop it never gives room again.
+func (s *session) Full() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return s.never
+	}
+	if !s.gathering.unit.Full() {
+		return nil
+	}
+	return s.roomLocked()
+}
+
+func (s *session) roomLocked() <-chan struct{} {
+	if s.room == nil {
+		s.room = make(chan struct{})
+	}
+	return s.room
+}
+
+// refCache saves an HMAC where consecutive changes concern the same subjects. It is direct-mapped: bounded, and a
+// collision only costs the HMAC again.
+type refCache struct {
+	ids   *schema.Identifiers
+	seed  maphash.Seed
+	slots []refSlot
+}
+
+const refSlots = 512
+
+type refSlot struct {
+	key []byte
+	ref schema.SubjectRef
+}
+
+func (c *refCache) init(ids *schema.Identifiers) {
+	c.ids, c.seed, c.slots = ids, maphash.MakeSeed(), make([]refSlot, refSlots)
+}
+
+func (c *refCache) get(key []byte) schema.SubjectRef {
+	slot := &c.slots[maphash.Bytes(c.seed, key)%refSlots]
+	if string(slot.key) != string(key) || len(slot.key) == 0 {
+		slot.key = append(slot.key[:0], key...)
+		slot.ref = c.ids.SubjectRef(key)
+	}
+	return slot.ref
+}
