@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -193,14 +194,19 @@ func (it item) fields(known map[string]func(item), required ...string) {
 }
 
 func (it item) missing(key, hint string) {
-	missing := item{d: it.d, n: it.n, path: pathElement(key)}
+	it.below(key).fault(hint, "is required")
+}
+
+// below is the place of a key, whether the section has it or not.
+func (it item) below(key string) item {
+	path, line := pathElement(key), it.n.Line
 	if it.path != "" {
-		missing.path = it.path + "." + missing.path
-		if line, ok := it.d.lines[it.path]; ok {
-			missing.n = &yaml.Node{Line: line}
-		}
+		path, line = it.path+"."+path, nearestLine(it.d.lines, it.path)
 	}
-	missing.fault(hint, "is required")
+	if given, ok := it.d.lines[path]; ok {
+		line = given
+	}
+	return item{d: it.d, n: &yaml.Node{Line: line}, path: path}
 }
 
 // items calls f for each element of a list.
@@ -393,8 +399,9 @@ func (it item) constant() (any, bool) {
 	case "!!float":
 		var f float64
 		err = it.n.Decode(&f)
-		if err == nil && (f != f || f-f != 0) {
-			err = errors.New("not finite")
+		// Infinities, and whole numbers that fit no int64 and would lose digits.
+		if err == nil && (math.IsInf(f, 0) || math.IsNaN(f) || !strings.ContainsAny(it.n.Value, ".eE")) {
+			err = errors.New("not exact")
 		}
 		v = f
 	default:

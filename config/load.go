@@ -64,8 +64,10 @@ func (d *decoder) config(data []byte, name string) *Config {
 				it.fault("this Lethe reads version 1", "version %d is not known", c.Version)
 			}
 		},
-		"name":     reader(&c.Name, parseCode),
-		"keys":     func(it item) { it.fields(map[string]func(item){"dir": it.d.file(&c.Keys.Dir)}, "dir: the folder of the keysets") },
+		"name": reader(&c.Name, parseCode),
+		"keys": func(it item) {
+			it.fields(map[string]func(item){"dir": it.d.file(&c.Keys.Dir)}, "dir: the folder of the keysets")
+		},
 		"locale":   c.decodeLocale,
 		"kafka":    c.decodeKafka,
 		"source":   c.Source.decode,

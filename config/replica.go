@@ -1,6 +1,10 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
 
 func (c *Config) decodeReplicas(it item) {
 	c.Replicas = make(map[string]*Replica)
@@ -58,8 +62,8 @@ func (r *Replica) decode(it item) {
 				"new_cases": integer(&r.Breaker.NewCases, 0, 1_000_000),
 				"window":    duration(&r.Breaker.Window),
 			}, "new_cases", "window")
-			if r.Breaker.Window <= 0 {
-				it.fault("for example 10m", "window must be longer than nothing")
+			if it.has("window") && r.Breaker.Window <= 0 {
+				it.below("window").fault("for example 10m", "must be longer than nothing")
 			}
 		},
 		"guard": func(it item) {
@@ -122,6 +126,9 @@ func (r *Replica) decodeSuppress(it item) {
 		it.exactlyOneOf("set", "insert")
 		r.Suppress = append(r.Suppress, a)
 	})
+	if it.n.Kind == yaml.SequenceNode && len(it.n.Content) == 0 {
+		it.fault("add a set or an insert, or remove the key", "is empty")
+	}
 }
 
 func holdsKey(values map[string]Value) bool {
@@ -231,7 +238,7 @@ func (r *Replica) decodeHold(it item) {
 			"from":  reader(&h.From, parseTableColumn),
 		}, "basis: the ground of Art. 17(3), for example legal_obligation", "for: for example 10y", "from: the column from which the time runs")
 		if table, _, err := splitTableColumn(h.From); err == nil && table != name {
-			it.fault("", "from must be a column of %s itself", name)
+			it.below("from").fault("", "must be a column of %s itself", name)
 		}
 		r.Hold[name] = h
 	})

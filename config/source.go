@@ -41,7 +41,7 @@ func (s *Source) decode(it item) {
 	}, "subject", "erased", "tables")
 	it.exactlyOneOf("postgres", "mysql")
 	if it.has("heartbeat") && s.Heartbeat <= 0 {
-		it.fault("leave it at 5s", "heartbeat must be longer than nothing")
+		it.below("heartbeat").fault("leave it at 5s", "must be longer than nothing")
 	}
 }
 
@@ -160,10 +160,10 @@ func (t *Table) decodeContactPoint(it item) {
 		"past":   boolean(&p.Past),
 	}, "kind: email, phone or postal", "value")
 	if p.Region != "" && p.Kind != "" && p.Kind != "phone" {
-		it.fault("", "region belongs to kind phone only")
+		it.below("region").fault("", "belongs to kind phone only")
 	}
 	if len(p.Value) > 1 && p.Kind != "" && p.Kind != "postal" {
-		it.fault("", "value must be one column for kind %s", p.Kind)
+		it.below("value").fault("", "must be one column for kind %s", p.Kind)
 	}
 }
 
@@ -200,7 +200,7 @@ func (c *Consent) decode(it item) {
 	case c.Kind == "history" && !it.has("as_of"):
 		it.missing("as_of", "with kind history the rows are ordered by this column")
 	case c.Kind == "current" && it.has("as_of"):
-		it.fault("remove as_of, or say kind: history", "as_of belongs to kind history")
+		it.below("as_of").fault("remove it, or say kind: history", "belongs to kind history")
 	}
 }
 

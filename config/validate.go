@@ -80,7 +80,11 @@ func (v *validator) keyLength(path string, subject []string) {
 }
 
 func (v *validator) tableColumns(path string, t *Table) {
-	empty := len(t.Erase) == 0 && !t.EraseRow && len(t.State) == 0 && t.ContactPoint == nil && t.Objection == nil && t.Restricted == nil && t.Consent == nil
+	empty := true
+	for _, key := range []string{"erase", "state", "contact_point", "objection", "restricted", "consent"} {
+		_, given := v.d.lines[path+"."+key]
+		empty = empty && !given
+	}
 	source := &v.c.Source
 	named := t.Name == source.Subject.Table || source.Erased.Marker != nil && t.Name == source.Erased.Marker.Table ||
 		source.Request != nil && t.Name == source.Request.Table
@@ -185,14 +189,19 @@ func (v *validator) replica(r *Replica) {
 }
 
 func (v *validator) mode(path string, r *Replica) {
+	// A section that is there and wrong has its own faults.
+	_, suppressGiven := v.d.lines[path+".suppress"]
+	_, eraseGiven := v.d.lines[path+".erase"]
+	_, tablesGiven := v.d.lines[path+".erase.tables"]
 	switch {
-	case r.Mode == "erase" && len(r.Suppress) == 0 && r.Erase.CoolOff != 0:
+	case suppressGiven:
+	case r.Mode == "erase" && r.Erase.CoolOff != 0:
 		v.fault(path+".suppress", "add suppress actions, or erase.cool_off: 0",
 			"is required with mode erase: until the cool-off has passed nothing else protects the person")
-	case r.Mode == "suppress" && len(r.Suppress) == 0:
+	case r.Mode == "suppress":
 		v.fault(path+".suppress", "", "is required with mode suppress")
 	}
-	if r.Mode == "erase" && len(r.Erase.Tables) == 0 {
+	if r.Mode == "erase" && len(r.Erase.Tables) == 0 && eraseGiven == tablesGiven {
 		v.fault(path+".erase.tables", "say what is erased, or use mode suppress", "is required with mode erase")
 	}
 }
@@ -209,10 +218,11 @@ func (v *validator) eraseTable(path, name string, r *Replica) {
 	} else if t.By == "" && r.Person.Table != "" {
 		v.fault(path+".by", "name the column that refers to person.key", "is required: nothing says which rows are the person's")
 	}
-	for column, keep := range map[string]string{r.Person.Key: "person.key, by which other rows are found", t.By: "by; to cut the reference, write unlink: true"} {
-		if _, set := t.Set[column]; set && column != "" && (column == t.By || name == r.Person.Table) {
-			v.fault(at(path, "set", column), "remove it", "is %s", keep)
-		}
+	if _, set := t.Set[t.By]; set && t.By != "" {
+		v.fault(at(path, "set", t.By), "to cut the reference, write unlink: true", "is the column of by, which finds the row again")
+	}
+	if _, set := t.Set[r.Person.Key]; set && name == r.Person.Table && t.By != r.Person.Key {
+		v.fault(at(path, "set", r.Person.Key), "remove it", "is person.key, by which other rows are found")
 	}
 }
 
