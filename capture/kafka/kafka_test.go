@@ -1,0 +1,187 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	kgo "github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"lethe/capture"
+	"lethe/config"
+	"lethe/internal/kafkaconn"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testPartitions = 4
+
+// fake starts an in-process cluster with Lethe's events topic and gives a connection to it.
+func fake(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, *kafkaconn.Conn) {
+	t.Helper()
+	opts = append([]kfake.Opt{
+		kfake.NumBrokers(1), kfake.SeedTopics(testPartitions, "lethe.events"), kfake.SeedTopics(1, "lethe.checkpoints"),
+	}, opts...)
+	c, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, connect(t, c.ListenAddrs())
+}
+
+func connect(t *testing.T, brokers []string) *kafkaconn.Conn {
+	t.Helper()
+	conn, err := kafkaconn.New(config.Kafka{
+		Brokers: brokers, TopicPrefix: "lethe", Partitions: testPartitions, ReplicationFactor: 1,
+	}, kafkaconn.Options{Dial: (&net.Dialer{}).DialContext})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+func publisher(t *testing.T, o Options) *Publisher {
+	t.Helper()
+	p, err := NewPublisher(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// readAll reads the whole events topic: for each partition its values in order.
+func readAll(t *testing.T, conn *kafkaconn.Conn) [][]string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	all := make([][]string, testPartitions)
+	for i := range all {
+		offsets, err := conn.Client().ListOffsets(ctx, &kgo.ListOffsetsRequest{
+			Topics: map[string][]kgo.OffsetRequest{conn.EventsTopic(): {kgo.LastOffsetOf(i)}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := offsets.Topics[conn.EventsTopic()][0].LastOffset
+		for next := int64(0); next < end; {
+			res, err := conn.Client().Fetch(ctx, &kgo.FetchRequest{
+				Topic: conn.EventsTopic(), Partition: i, Offset: next, MinBytes: 1, MaxBytes: 8 << 20,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for {
+				rec, err := res.Records.ReadRecord()
+				if err != nil {
+					break
+				}
+				if rec.Offset < next {
+					continue
+				}
+				v, err := kgo.ReadAll(rec.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all[i] = append(all[i], string(v))
+				next = rec.Offset + 1
+			}
+		}
+	}
+	return all
+}
+
+func key(i int) []byte   { return fmt.Appendf(nil, "SUBJECT%d", i) }
+func value(i int) []byte { return fmt.Appendf(nil, "value-%06d", i) }
+
+func fill(t *testing.T, u capture.Unit, from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		if err := u.Append(key(i%17), value(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPublishPutsEachKeyInOrderIntoItsPartition(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		t.Run(fmt.Sprintf("compress=%v", compress), func(t *testing.T) {
+			_, conn := fake(t)
+			p := publisher(t, Options{Conn: conn, Compress: compress})
+			u := p.NewUnit()
+			fill(t, u, 0, 5000)
+			if err := u.AppendAll([]byte("to all")); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Publish(t.Context(), u); err != nil {
+				t.Fatal(err)
+			}
+			u.Reset()
+			fill(t, u, 5000, 6000)
+			if err := p.Publish(t.Context(), u); err != nil {
+				t.Fatal(err)
+			}
+			want := make([][]string, testPartitions)
+			for i := range 6000 {
+				if i == 5000 {
+					for n := range want {
+						want[n] = append(want[n], "to all")
+					}
+				}
+				n := (kgo.Murmur2Balancer{}).Balance(kgo.Message{Key: key(i % 17)}, 0, 1, 2, 3)
+				want[n] = append(want[n], string(value(i)))
+			}
+			got := readAll(t, conn)
+			for n := range want {
+				if len(got[n]) != len(want[n]) {
+					t.Fatalf("partition %d: %d records, want %d", n, len(got[n]), len(want[n]))
+				}
+				for i := range want[n] {
+					if got[n][i] != want[n][i] {
+						t.Fatalf("partition %d, record %d: %s, want %s", n, i, got[n][i], want[n][i])
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestLostAckOnlyDuplicates(t *testing.T) {
+	c, conn := fake(t)
+	p := publisher(t, Options{Conn: conn})
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut})
+	u := p.NewUnit()
+	fill(t, u, 0, 100)
+	err := p.Publish(t.Context(), u)
+	if !errors.Is(err, kgo.RequestTimedOut) || capture.IsPermanent(err) {
+		t.Fatalf("first attempt: %v, want a request that timed out and may be sent again", err)
+	}
+	if err := p.Publish(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	got := readAll(t, conn)
+	total := 0
+	for n := range got {
+		half := len(got[n]) / 2
+		total += half
+		for i := range half {
+			if got[n][i] != got[n][half+i] {
+				t.Fatalf("partition %d: the unit sent again differs at record %d", n, i)
+			}
+		}
+	}
+	if total != 100 {
+		t.Fatalf("%d records twice, want 100", total)
+	}
+}
