@@ -1,0 +1,214 @@
+// Package checkpoint keeps each source's position in a compacted topic of one partition: the key is the source's name, the
+// value is JSON, and the newest record counts.
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+
+	"lethe/capture"
+	"lethe/internal/kafkaconn"
+)
+
+// Options are what a Store is made of.
+type Options struct {
+	Conn *kafkaconn.Conn
+	// Source is the config's name.
+	Source string
+	// LoadWithin bounds Load; default 30 s.
+	LoadWithin time.Duration
+	// SaveWithin bounds Save; default 10 s.
+	SaveWithin time.Duration
+}
+
+// Store implements capture.Checkpoints. Safe for concurrent use.
+type Store struct {
+	o Options
+
+	mu     sync.Mutex
+	newest *capture.Checkpoint // what Load or Save saw last
+}
+
+// New wires a Store; it opens nothing.
+func New(o Options) *Store {
+	if o.LoadWithin <= 0 {
+		o.LoadWithin = 30 * time.Second
+	}
+	if o.SaveWithin <= 0 {
+		o.SaveWithin = 10 * time.Second
+	}
+	return &Store{o: o}
+}
+
+// tail is how many of the newest records Load reads first. The topic is compacted by a cleaner that runs now and then, so
+// that it usually holds hours of one record a second; ours is nearly always among the last.
+const tail = 256
+
+// Load implements capture.Checkpoints. It reads to the end offset asked for at its start, so that a writer that is still
+// alive cannot keep it from ending, and goes back in growing steps until it meets a record of this source.
+func (s *Store) Load(ctx context.Context) (*capture.Checkpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.LoadWithin)
+	defer cancel()
+	first, end, err := s.bounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	high := end
+	for step := int64(tail); high > first; step *= 4 {
+		low := max(first, high-step)
+		value, err := s.newestIn(ctx, low, high)
+		if err != nil {
+			return nil, err
+		}
+		if value != nil {
+			c, err := decode(s.o.Source, value)
+			if err != nil {
+				return nil, &capture.StopError{
+					Op: "reading the checkpoint from " + s.o.Conn.CheckpointsTopic(), Cause: "checkpoint_unreadable", Err: err,
+					Hint: "a later Lethe wrote it, or something else writes to the topic: run that version, or delete the topic's" +
+						" record for this source and resume the gap that follows",
+				}
+			}
+			s.mu.Lock()
+			s.newest = c
+			s.mu.Unlock()
+			return clone(c), nil
+		}
+		high = low
+	}
+	return nil, nil
+}
+
+func (s *Store) bounds(ctx context.Context) (first, end int64, err error) {
+	topic := s.o.Conn.CheckpointsTopic()
+	res, err := s.o.Conn.Client().ListOffsets(ctx, &kafka.ListOffsetsRequest{
+		Topics: map[string][]kafka.OffsetRequest{topic: {kafka.FirstOffsetOf(0), kafka.LastOffsetOf(0)}},
+	})
+	if err == nil && (len(res.Topics[topic]) != 1 || res.Topics[topic][0].Error != nil) {
+		err = errors.New("no offsets in the answer")
+		if len(res.Topics[topic]) == 1 {
+			err = res.Topics[topic][0].Error
+		}
+	}
+	if err != nil {
+		return 0, 0, failure("asking for the end of "+topic, err)
+	}
+	return res.Topics[topic][0].FirstOffset, res.Topics[topic][0].LastOffset, nil
+}
+
+// newestIn returns the value of the last record of this source within [low, high); nil: none. Compaction leaves holes, so
+// that a fetch may answer with later records than it was asked for, or with none.
+func (s *Store) newestIn(ctx context.Context, low, high int64) (newest []byte, err error) {
+	topic := s.o.Conn.CheckpointsTopic()
+	for next := low; next < high; {
+		res, err := s.o.Conn.Client().Fetch(ctx, &kafka.FetchRequest{
+			Topic: topic, Offset: next, MinBytes: 1, MaxBytes: 1 << 20, MaxWait: 200 * time.Millisecond,
+		})
+		if err == nil {
+			err = res.Error
+		}
+		if err != nil {
+			return nil, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
+		}
+		value, last, err := s.scan(res.Records, next, high)
+		if err != nil {
+			return nil, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
+		}
+		if value != nil {
+			newest = value
+		}
+		next = max(last, next) + 1
+	}
+	return newest, nil
+}
+
+// scan reads one answer: the newest value of this source below high, and the last offset seen (-1: none).
+func (s *Store) scan(records kafka.RecordReader, from, high int64) (value []byte, last int64, err error) {
+	last = -1
+	for {
+		rec, err := records.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return value, last, nil
+		}
+		if err != nil {
+			return nil, last, err
+		}
+		last = max(last, rec.Offset)
+		if rec.Offset < from || rec.Offset >= high || rec.Key == nil || rec.Value == nil {
+			continue
+		}
+		key, err := kafka.ReadAll(rec.Key)
+		if err != nil {
+			return nil, last, err
+		}
+		if string(key) != s.o.Source {
+			continue
+		}
+		if value, err = kafka.ReadAll(rec.Value); err != nil {
+			return nil, last, err
+		}
+	}
+}
+
+// errBack is wrapped by the StopError of a checkpoint that would move back.
+var errBack = errors.New("the checkpoint would move back")
+
+// Save implements capture.Checkpoints: it returns when all in-sync replicas have the record (acks=all).
+func (s *Store) Save(ctx context.Context, c *capture.Checkpoint) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.newest != nil && before(c, s.newest) {
+		return &capture.StopError{
+			Op: "writing the checkpoint", Cause: "checkpoint_back", Position: c.Position,
+			Err:  fmt.Errorf("%w: incarnation %d, at %s already", errBack, s.newest.Incarnation, s.newest.Position),
+			Hint: "another Lethe may capture the same source: stop one of them",
+		}
+	}
+	value, err := encode(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.SaveWithin)
+	defer cancel()
+	topic := s.o.Conn.CheckpointsTopic()
+	res, err := s.o.Conn.Client().Produce(ctx, &kafka.ProduceRequest{
+		Topic: topic, Partition: 0, RequiredAcks: kafka.RequireAll,
+		Records: kafka.NewRecordReader(kafka.Record{Key: kafka.NewBytes([]byte(s.o.Source)), Value: kafka.NewBytes(value)}),
+	})
+	if err == nil {
+		err = res.Error
+	}
+	if err != nil {
+		return failure("writing to "+topic, err)
+	}
+	s.newest = clone(c)
+	return nil
+}
+
+// before reports whether c lies before d in d's own incarnation, or in an earlier one.
+func before(c, d *capture.Checkpoint) bool {
+	switch {
+	case c.Incarnation != d.Incarnation:
+		return c.Incarnation < d.Incarnation
+	case c.Position.Epoch != d.Position.Epoch:
+		return c.Position.Epoch < d.Position.Epoch
+	}
+	return c.Position.Commit < d.Position.Commit
+}
+
+// failure classifies an error of Kafka: what a human must cure becomes a StopError.
+func failure(op string, err error) error {
+	class := kafkaconn.Classify(err)
+	if class.Permanent() {
+		return &capture.StopError{
+			Op: op, Cause: "kafka_" + string(class), Err: errors.New(kafkaconn.Reason(err)), Hint: kafkaconn.Hint(class),
+		}
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
