@@ -280,6 +280,9 @@ func (v *validator) set(path string, set map[string]map[string]Value, r *Replica
 			if table == r.Person.Table && (column == r.Person.Key || slices.Contains(r.Person.CRMKey, column)) {
 				v.fault(at, "remove it", "is a key of the person")
 			}
+			if set[table][column].Kind == KindNow {
+				continue // A time of change may be shared.
+			}
 			if other, twice := owners[name]; twice {
 				v.fault(at, "give each its own column", "is written by %s too", other)
 			}

@@ -36,9 +36,9 @@ var (
 		"suppressing is undone by cancel: it sets flags and codes, and leaves personal values to erase"}
 	forInsert     = valueUse{"insert", []string{KindNull, KindConst, KindNow, KindKey}, "a new row has nothing that could be shortened"}
 	forErase      = valueUse{"erase", []string{KindNull, KindConst, KindToken, KindTruncate, KindGeneralise, KindNow}, ""}
-	forConsent    = valueUse{"consent", []string{KindPermitted, KindReconsentDue}, "these columns follow the fold of all facts"}
-	forObjection  = valueUse{"objection", []string{KindObjected}, "these columns follow the objection"}
-	forRestricted = valueUse{"restricted", []string{KindRestricted}, "these columns follow the restriction"}
+	forConsent    = valueUse{"consent", []string{KindPermitted, KindReconsentDue, KindNow}, "these columns follow the fold of all facts ($now: the time of its last change)"}
+	forObjection  = valueUse{"objection", []string{KindObjected, KindNow}, "these columns follow the objection"}
+	forRestricted = valueUse{"restricted", []string{KindRestricted, KindNow}, "these columns follow the restriction"}
 )
 
 // randomPlaceholder is what a token must hold, so that two rows never get the same.
