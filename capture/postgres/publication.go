@@ -1,0 +1,182 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/capture"
+	"lethe/internal/pii"
+)
+
+// publication is what the catalog says of a publication: Check reports on it, and a running Source compares it with what
+// it was at its start.
+type publication struct {
+	oid       uint32
+	allTables bool
+	viaRoot   bool
+	ops       map[string]bool // insert, update, delete, truncate
+	tables    map[string]publishedTable
+}
+
+// publishedTable is a table as the publication sends it: the root where viaRoot is set.
+type publishedTable struct {
+	columns []string // that are sent
+	list    bool     // they are a list of the publication's own: a new column is not in it
+	filter  string   // row filter
+}
+
+// readPublication returns nil where there is no such publication.
+func readPublication(ctx context.Context, conn *pgx.Conn, name string) (*publication, error) {
+	p := &publication{tables: map[string]publishedTable{}}
+	var insert, update, del, truncate bool
+	err := conn.QueryRow(ctx, `SELECT oid, puballtables, pubviaroot, pubinsert, pubupdate, pubdelete, pubtruncate
+		FROM pg_catalog.pg_publication WHERE pubname = $1`, name).
+		Scan(&p.oid, &p.allTables, &p.viaRoot, &insert, &update, &del, &truncate)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil //nolint:nilnil // absence is an answer here
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading publication %s: %w", name, pii.DriverError(err))
+	}
+	p.ops = map[string]bool{"insert": insert, "update": update, "delete": del, "truncate": truncate}
+	r, err := conn.Query(ctx, `SELECT t.schemaname || '.' || t.tablename, t.attnames::text[], r.prattrs IS NOT NULL, coalesce(t.rowfilter, '')
+		FROM pg_catalog.pg_publication_tables t
+		JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+		JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+		LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = $2 AND r.prrelid = c.oid
+		WHERE t.pubname = $1`, name, p.oid)
+	if err != nil {
+		return nil, fmt.Errorf("reading the tables of publication %s: %w", name, pii.DriverError(err))
+	}
+	var table string
+	var t publishedTable
+	_, err = pgx.ForEachRow(r, []any{&table, &t.columns, &t.list, &t.filter}, func() error {
+		p.tables[table] = publishedTable{columns: slices.Clone(t.columns), list: t.list, filter: t.filter}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the tables of publication %s: %w", name, pii.DriverError(err))
+	}
+	return p, nil
+}
+
+// lacks reports the first table of needs that p does not send, and the columns that it does not.
+func (p *publication) lacks(needs map[string]TableNeeds) (table string, columns []string) {
+	for _, name := range slices.Sorted(maps.Keys(needs)) {
+		t, ok := p.tables[name]
+		if !ok {
+			return name, nil
+		}
+		for _, col := range needs[name].Columns {
+			if !slices.Contains(t.columns, col) {
+				columns = append(columns, name+"."+col)
+			}
+		}
+	}
+	return "", columns
+}
+
+// changedFrom lists how p differs from what it was, as far as changes of mapped tables may have been lost by it. now may
+// be nil. Columns that were added to or dropped from a table without a column list are the stream's business: it sees
+// them in their place in the log.
+func (p *publication) changedFrom(now *publication, needs map[string]TableNeeds) []string {
+	if now == nil {
+		return []string{"it was dropped"}
+	}
+	var what []string
+	if now.oid != p.oid {
+		what = append(what, "it was dropped and made again")
+	}
+	if now.viaRoot != p.viaRoot {
+		what = append(what, "publish_via_partition_root was changed")
+	}
+	for _, op := range []string{"insert", "update", "delete", "truncate"} {
+		if p.ops[op] != now.ops[op] {
+			what = append(what, "its operation "+op+" was changed")
+		}
+	}
+	for _, table := range slices.Sorted(maps.Keys(needs)) {
+		was, ok := p.tables[table]
+		is, still := now.tables[table]
+		switch {
+		case ok && !still:
+			what = append(what, "table "+table+" was taken out")
+		case was.filter != is.filter:
+			what = append(what, "the row filter of "+table+" was changed")
+		case was.list != is.list || was.list && !slices.Equal(was.columns, is.columns):
+			what = append(what, "the column list of "+table+" was changed")
+		}
+	}
+	return what
+}
+
+// checkPublication refuses to start on a publication that is missing or lacks something mapped. PostgreSQL 18 only warns of
+// a missing one, in its own log, and sends nothing.
+func (s *Source) checkPublication(ctx context.Context) error {
+	var p *publication
+	err := s.withSQL(ctx, func(conn *pgx.Conn) (err error) {
+		p, err = readPublication(ctx, conn, s.o.Publication)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return &SetupError{
+			What: fmt.Sprintf("publication %s does not exist", s.o.Publication),
+			Hint: "`lethe setup` makes it, `lethe check --fix-sql` prints the statement",
+		}
+	}
+	table, columns := p.lacks(s.o.Needs)
+	if table != "" {
+		return &SetupError{
+			What: fmt.Sprintf("table %s is not in publication %s", table, s.o.Publication),
+			Hint: "`lethe check --fix-sql` prints the statement that adds it",
+		}
+	}
+	if columns != nil {
+		// No reason to refuse: the log before a RENAME can only be read under the old mapping, and the stream stops at the
+		// first change without the column.
+		s.o.Log.Error().Strs("columns", columns).Msg("mapped columns do not exist any more or are not published: capture will stop at the first change without them")
+	}
+	s.mu.Lock()
+	s.published = p
+	s.mu.Unlock()
+	return nil
+}
+
+// watchPublication compares the publication with what it was when the stream started.
+func (s *Source) watchPublication(ctx context.Context, conn *pgx.Conn) error {
+	if s.published == nil {
+		return nil // no stream yet
+	}
+	now, err := readPublication(ctx, conn, s.o.Publication)
+	if err != nil {
+		return err
+	}
+	what := s.published.changedFrom(now, s.o.Needs)
+	if what == nil {
+		return nil
+	}
+	for _, table := range slices.Sorted(maps.Keys(s.o.Needs)) {
+		var gone bool
+		schema, name := splitTable(table)
+		err := conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+			ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)`, schema, name).Scan(&gone)
+		if err != nil {
+			return fmt.Errorf("looking for table %s: %w", table, pii.DriverError(err))
+		}
+		if gone {
+			return &capture.GapError{
+				Cause: capture.GapDropped,
+				Hint:  fmt.Sprintf("mapped table %s was dropped; that erases nobody: take it out of the mapping, or put it back and run a pass", table),
+			}
+		}
+	}
+	return &PublicationError{Publication: s.o.Publication, What: what}
+}
