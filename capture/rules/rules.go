@@ -1,8 +1,173 @@
 // Package rules says which row change means which event. Rules are pure: they see the row and the commit time, never the
-// clock, and do no I/O.
+// clock, and do no I/O. So the same change gives the same drafts after every restart, which is what keeps event ids the
+// same.
+//
+// The mapping of the config is compiled twice: New checks what can be known without the database (expressions, names of
+// states), and the first change of a table binds its rules to the table's shape. Nearly every change of a busy CRM means
+// nothing; the way such a change takes through Apply does not allocate.
 package rules
 
-import "lethe/capture"
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lethe/capture"
+	"lethe/config"
+	"lethe/schema"
+)
 
 // Draft is what a rule made of a change; the Pipeline adds identifiers, order and sealing.
 type Draft = capture.Draft
+
+// The names of the rules. They are part of every event id and must never change: a renamed rule would tell all its
+// events a second time. No two rules make an event of one name from one change.
+const (
+	RuleErasedWhen    = "erased.when"
+	RuleErasedMarker  = "erased.marker"
+	RuleErasedDelete  = "erased.delete"
+	RuleRestricted    = "restricted"
+	RuleObjection     = "objection"
+	RuleConsent       = "consent"
+	RuleConsentMoved  = "consent.moved"  // the scope that a row left by an UPDATE
+	RuleConsentDelete = "consent.delete" // the scope of a deleted row
+	RuleTruncate      = "truncate"
+	RuleHeartbeat     = "heartbeat"
+)
+
+// Options of an Engine.
+type Options struct {
+	// Registerer gets the metric lethe_rule_notices_total{kind,table}; nil: no metrics.
+	Registerer prometheus.Registerer
+}
+
+// Engine applies the rules of one source. It implements capture.Ruler: Apply and Bind belong to one goroutine, Notices
+// may be called from any.
+type Engine struct {
+	plans map[string]*plan // by table name
+	// bound holds the shape that is in force of each table; shapes that were replaced are dropped, so it stays as small
+	// as the config.
+	bound   map[*capture.Table]*binding
+	current map[string]*capture.Table
+
+	last    *binding // of the change before: changes come in runs of one table
+	notices notices
+
+	x         row
+	gap       schema.Gap
+	heartbeat schema.Heartbeat
+}
+
+var _ capture.Ruler = (*Engine)(nil)
+
+// New compiles the mapping of a source as far as that needs no database. The error joins one *CompileError for every
+// fault, so that an operator sees them all at once.
+func New(cfg *config.Source, opts Options) (*Engine, error) {
+	plans, err := compile(cfg)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		plans:   plans,
+		bound:   make(map[*capture.Table]*binding, len(plans)),
+		current: make(map[string]*capture.Table, len(plans)),
+	}
+	e.notices.init(plans)
+	if opts.Registerer != nil {
+		if err := opts.Registerer.Register(&e.notices); err != nil {
+			return nil, fmt.Errorf("registering the metrics of the rules: %w", err)
+		}
+	}
+	return e, nil
+}
+
+// Bind binds the rules of a table to its shape now instead of at its first change; a table that no rule reads is no
+// error. The errors are *ColumnError and *CompileError, joined. A command that checks a mapping calls it with tables
+// made from the catalog.
+func (e *Engine) Bind(t *capture.Table) error {
+	_, err := e.bind(t)
+	return err
+}
+
+// bind returns nil for a table that no rule reads.
+func (e *Engine) bind(t *capture.Table) (*binding, error) {
+	if b := e.bound[t]; b != nil {
+		return b, nil
+	}
+	p := e.plans[t.Name]
+	if p == nil {
+		return nil, nil
+	}
+	b, err := newBinding(p, t)
+	if err != nil {
+		return nil, err
+	}
+	if old := e.current[t.Name]; old != nil {
+		delete(e.bound, old)
+	}
+	e.current[t.Name], e.bound[t] = t, b
+	return b, nil
+}
+
+// Apply appends to out the drafts of one change and returns the extended slice. What a Draft points to is valid until
+// the next call. Its errors are permanent: *UnmappedError, *ValueError, *UnavailableError, *ColumnError and
+// *CompileError all say that this change cannot be understood with this mapping, and the same change gives them again.
+func (e *Engine) Apply(tx *capture.Transaction, c *capture.Change, out []Draft) ([]Draft, error) {
+	if c.Op == capture.OpMessage {
+		return e.message(c, out)
+	}
+	if c.Table == nil {
+		return out, errors.New("applying rules: the change names no table")
+	}
+	if c.Op == capture.OpTruncate {
+		return e.truncate(c, out), nil
+	}
+	b := e.last
+	if b == nil || b.table != c.Table {
+		var err error
+		if b, err = e.bind(c.Table); err != nil || b == nil {
+			return out, err
+		}
+		e.last = b
+	}
+	rules := b.rulesOf(c.Op)
+	if len(rules) == 0 {
+		return out, nil
+	}
+	x := &e.x
+	if err := x.reset(e, b, tx, c); err != nil {
+		return out, err
+	}
+	given := len(out)
+	for _, r := range rules {
+		var err error
+		if out, err = r.apply(x, out); err != nil {
+			// Half of a change must not be published: with the rest it would get other ids after the fault is mended.
+			return out[:given], err
+		}
+	}
+	return out, nil
+}
+
+// truncate opens a gap: the log does not say whose rows are gone, and a TRUNCATE is never an erasure. The Pipeline names
+// the gap. A shape that cannot be bound is no reason to keep silent about it.
+func (e *Engine) truncate(c *capture.Change, out []Draft) []Draft {
+	if e.plans[c.Table.Name] == nil {
+		return out
+	}
+	e.gap = schema.Gap{Opened: true, Cause: capture.GapTruncate}
+	return append(out, Draft{Rule: RuleTruncate, Body: &e.gap})
+}
+
+// message reads a heartbeat. Its content is the time of sending in milliseconds since 1970, in decimal.
+func (e *Engine) message(c *capture.Change, out []Draft) ([]Draft, error) {
+	ms, err := strconv.ParseInt(string(c.Message), 10, 64)
+	if err != nil || ms <= 0 {
+		return out, &ValueError{Table: "(logical message)", Column: "content", Reason: "is no time in milliseconds since 1970"}
+	}
+	e.heartbeat.EmittedAt = time.UnixMilli(ms).UTC()
+	return append(out, Draft{Rule: RuleHeartbeat, Body: &e.heartbeat}), nil
+}
