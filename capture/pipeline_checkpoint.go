@@ -113,11 +113,12 @@ func (p *Pipeline) startingPoint(ctx context.Context) (*Checkpoint, error) {
 
 const resumeHint = "find out what was lost, then let capture go on with `lethe gap resume`"
 
-// compareIdentity covers the checkpoint that has no position yet; with one the Source compares more closely itself.
+// compareIdentity covers the checkpoint that has no position yet; with one the Source compares more closely itself. A
+// generation that is missing on one side belongs to a slot that did not exist then, or does not now: the Source says so.
 func compareIdentity(c *Checkpoint, now Identity) error {
 	then := c.Identity
 	switch {
-	case c.Position != (Position{}) || then == (Identity{}):
+	case c.Position != (Position{}) || then.SlotGeneration == "" || now.SlotGeneration == "":
 		return nil
 	case then.SystemID != now.SystemID:
 		return &GapError{Cause: GapOtherSystem, Hint: "the source is another database system than before: " + resumeHint}

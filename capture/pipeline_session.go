@@ -86,6 +86,13 @@ func (p *Pipeline) runSession(ctx context.Context) error {
 	if err := compareIdentity(c, identity); err != nil {
 		return err
 	}
+	if c.Position == (Position{}) && c.Identity != identity {
+		// The slot was made since: without its generation nobody would notice that it is made once more.
+		c.Identity, c.WrittenAt = identity, time.Now().UTC()
+		if err := p.o.Checkpoints.Save(ctx, c); err != nil {
+			return fmt.Errorf("writing the checkpoint: %w", err)
+		}
+	}
 	s := &session{
 		p: p, incarnation: c.Incarnation, identity: identity, current: *c,
 		gathering: &shipment{unit: p.o.Publisher.NewUnit()},

@@ -1,0 +1,589 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lethe/schema"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// checkOrder asserts what the sinks rely on: the newest record of a key is the last one of that key in its partition.
+func (w *world) checkOrder() {
+	w.t.Helper()
+	for n := range w.log {
+		newest, last := map[string]string{}, map[string]string{}
+		for _, r := range w.log[n] {
+			order := strings.Fields(r.value)[1]
+			newest[r.key], last[r.key] = max(newest[r.key], order), order
+		}
+		for key := range newest {
+			if key != "" && newest[key] != last[key] {
+				w.t.Errorf("partition %d: the last record of key %s is not its newest", n, key)
+			}
+		}
+	}
+}
+
+func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, 1))
+				w := newWorld(t)
+				for range 150 {
+					var subjects []string
+					for range r.IntN(4) * r.IntN(30) {
+						subjects = append(subjects, []string{"", "*", fmt.Sprint("s", r.IntN(20))}[min(r.IntN(20), 2)])
+					}
+					w.add(subjects...)
+				}
+				lost := errors.New("connection lost")
+				faults := rand.New(rand.NewPCG(seed, 2))
+				w.onPublish = func(int) (int, error) {
+					if faults.IntN(5) == 0 {
+						return faults.IntN(partitions + 1), lost
+					}
+					return partitions, nil
+				}
+				w.saveErr = func(n int) error {
+					if n > 1 && faults.IntN(4) == 0 {
+						return lost
+					}
+					return nil
+				}
+				for range 4 {
+					w.sourceErrs[r.IntN(len(w.script))] = lost
+				}
+				p := w.pipeline()
+				stop := w.run(p)
+				w.until("everything acknowledged", func() bool { return w.acked == w.last() })
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				w.checkOrder()
+				for _, from := range w.from[1:] {
+					if from != nil && from.Position.End > w.last().End {
+						t.Errorf("started from %s", from.Position)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestHugeTransactionIsBoundedAndItsPositionMovesOnlyAtItsCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		subjects := make([]string, 200_000)
+		for i := range subjects {
+			subjects[i] = fmt.Sprint("s", i%5000)
+		}
+		w.add(subjects...)
+		w.add("s2")
+		w.complete("", Position{})
+		p := w.pipeline()
+		stop := w.run(p)
+		w.until("first chunks of the huge transaction published", func() bool { return w.publishes > 500 })
+		w.mu.Lock()
+		if w.acked.Commit > 100 {
+			t.Errorf("position %s was acknowledged in the middle of the transaction", w.acked)
+		}
+		w.mu.Unlock()
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if w.maxHeld > 120 {
+			t.Errorf("a unit held %d records", w.maxHeld)
+		}
+		if got := p.Status().Events[schema.TypeObjection]; got != 200_002 {
+			t.Errorf("%d events counted", got)
+		}
+	})
+}
+
+func TestStuckKafkaBlocksAndNeverDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range 1000 {
+			w.add(fmt.Sprint("s", i%7), fmt.Sprint("s", i%11))
+		}
+		w.stuck = make(chan struct{})
+		p := w.pipeline()
+		stop := w.run(p)
+		time.Sleep(time.Hour)
+		w.mu.Lock()
+		read := w.changes
+		if w.acked != (Position{}) {
+			t.Errorf("acknowledged %s although Kafka is stuck", w.acked)
+		}
+		w.mu.Unlock()
+		if read == 0 || read > 300 {
+			t.Fatalf("%d changes were read while Kafka was stuck for an hour; two units hold fewer", read)
+		}
+		w.mu.Lock()
+		close(w.stuck)
+		w.stuck = nil
+		w.mu.Unlock()
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		w.checkOrder()
+	})
+}
+
+func TestFailingKafkaIsVisibleAndNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		w.add("s2")
+		down := true
+		w.onPublish = func(int) (int, error) {
+			if down {
+				return 0, errors.New("no leader")
+			}
+			return partitions, nil
+		}
+		p := w.pipeline()
+		stop := w.run(p)
+		time.Sleep(time.Minute)
+		if s := p.Status(); s.Ready() || s.Failing == "" || s.PublishFailures < 5 {
+			t.Errorf("after a minute without Kafka: %+v", s)
+		}
+		w.mu.Lock()
+		down = false
+		w.mu.Unlock()
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if s := p.Status(); !s.Ready() {
+			t.Errorf("after Kafka came back: %+v", s)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestUnitLeavesAtOnceWhenNothingIsInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1", "s2")
+		p := w.pipeline()
+		began := time.Now()
+		stop := w.run(p)
+		w.until("published", func() bool { return w.publishes == 1 })
+		if waited := time.Since(began); waited > 20*time.Millisecond {
+			t.Errorf("the only transaction left after %v", waited)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestPositionMovesThroughTransactionsWithoutEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 50 {
+			w.add("", "")
+		}
+		stop := w.run(w.pipeline())
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if w.publishes != 0 {
+			t.Errorf("%d units without an event", w.publishes)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestCheckpointsAreWrittenAtMostOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range 20_000 {
+			w.add(fmt.Sprint("s", i%50))
+		}
+		began := time.Now()
+		stop := w.run(w.pipeline())
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if limit := int(time.Since(began)/time.Second) + 2; w.saves > limit {
+			t.Errorf("%d checkpoints in %v", w.saves, time.Since(began))
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestGracefulStopCheckpointsWhatWasTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range 10 {
+			w.add(fmt.Sprint("s", i))
+		}
+		stop := w.run(w.pipeline())
+		w.until("published", func() bool { return w.publishes > 0 })
+		time.Sleep(20 * time.Millisecond) // well below a second: no checkpoint but the first is due
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if w.acked != w.last() || w.saved.Position != w.last() {
+			t.Errorf("stopped at %s, checkpoint %s, want %s", w.acked, w.saved.Position, w.last())
+		}
+	})
+}
+
+func TestStopIsBoundedWhenKafkaIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		w.stuck = make(chan struct{})
+		stop := w.run(w.pipeline())
+		time.Sleep(time.Second)
+		began := time.Now()
+		if err := stop(); err == nil {
+			t.Error("the stop did not say that it left something behind")
+		}
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+func TestPermanentFailuresStopWithTheirPosition(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*world)
+		cause   string
+	}{
+		"rule":                   {func(w *world) { w.script[1].subjects = []string{"?"} }, "rule"},
+		"panic in the rules":     {func(w *world) { w.panicAt = 1 }, "panic"},
+		"panic in the publisher": {func(w *world) { w.onPublish = func(int) (int, error) { panic("secret@example.org") } }, "panic"},
+		"kafka": {func(w *world) {
+			w.onPublish = func(int) (int, error) { return 0, &StopError{Op: "publishing", Cause: "kafka_auth"} }
+		}, "kafka_auth"},
+		"topic":  {func(w *world) { w.openErr = &StopError{Op: "opening", Cause: "topic_shape"} }, "topic_shape"},
+		"source": {func(w *world) { w.sourceErrs[1] = &StopError{Op: "decoding", Cause: "decode"} }, "decode"},
+		"checkpoint": {func(w *world) {
+			w.saveErr = func(n int) error {
+				if n == 1 {
+					return nil
+				}
+				return &StopError{Op: "writing", Cause: "checkpoint_back"}
+			}
+		}, "checkpoint_back"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.add("s1")
+				w.add("s2")
+				w.add("s3")
+				c.prepare(w)
+				p := w.pipeline()
+				stop := w.run(p)
+				time.Sleep(time.Minute)
+				s := p.Status()
+				if s.State != StateStopped || s.Cause != c.cause || s.Ready() {
+					t.Errorf("state %s, cause %s: %s", s.State, s.Cause, s.Hint)
+				}
+				if strings.Contains(s.Hint, "secret") {
+					t.Errorf("the panic's value is in the status: %s", s.Hint)
+				}
+				if w.runs > 1 {
+					t.Errorf("the source was started %d times", w.runs)
+				}
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				if (name == "rule" || name == "panic in the rules") && (w.acked != w.script[0].tx.Position || !strings.Contains(s.Hint, "0/C8")) {
+					t.Errorf("acknowledged %s, hint %s", w.acked, s.Hint)
+				}
+			})
+		})
+	}
+}
+
+func TestStandbyWaitsForTheSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		w.sourceErrs[0] = ErrSlotInUse
+		p := w.pipeline()
+		stop := w.run(p)
+		time.Sleep(time.Second)
+		if s := p.Status(); s.State != StateWaiting {
+			t.Errorf("state %s while another process holds the slot", s.State)
+		}
+		w.until("taken over", func() bool { return w.acked == w.last() })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func gapEvents(w *world) map[string]int {
+	n := map[string]int{}
+	for i := range w.log {
+		for _, r := range w.log[i] {
+			if strings.HasPrefix(r.value, "Gap ") {
+				n[strings.Fields(r.value)[2]]++
+			}
+		}
+	}
+	return n
+}
+
+func TestGapIsAnnouncedOnceAndResumedByAnOperator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		w.add("s2")
+		w.sourceErrs[1] = &GapError{Cause: GapSlotLost, Hint: "lost"}
+		p := w.pipeline()
+		stop := w.run(p)
+		time.Sleep(time.Minute)
+		if s := p.Status(); s.State != StateGap || s.Cause != GapSlotLost || len(s.Gaps) != 1 {
+			t.Fatalf("%+v", s)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		// Again: the checkpoint stands at the gap, so that nothing is read and nothing published.
+		p = w.pipeline()
+		stop = w.run(p)
+		time.Sleep(time.Minute)
+		if s := p.Status(); s.State != StateGap || s.Cause != GapSlotLost {
+			t.Fatalf("after a restart: %+v", s)
+		}
+		events := gapEvents(w)
+		if len(events) != 1 || w.runs != 1 {
+			t.Fatalf("%d gap events, %d runs of the source", len(events), w.runs)
+		}
+		for _, n := range events {
+			if n != partitions {
+				t.Errorf("the gap is in %d of %d partitions", n, partitions)
+			}
+		}
+		w.mu.Lock()
+		w.identity.SlotGeneration = "b"
+		w.mu.Unlock()
+		c, err := ResumeGap(t.Context(), w, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Incarnation != 2 || !c.Gaps[0].Resumed || c.Identity.SlotGeneration != "b" {
+			t.Errorf("resumed: %+v", c)
+		}
+		w.until("streaming again", func() bool { return w.acked == w.last() })
+		if s := p.Status(); s.Incarnation != 2 || s.State != StateStreaming || len(s.Gaps) != 1 {
+			t.Errorf("after the resume: %+v", s)
+		}
+		if w.from[1] != nil {
+			t.Error("the source was given a position of the lost history")
+		}
+		if _, err := ResumeGap(t.Context(), w, w); err == nil {
+			t.Error("a gap that is resumed was resumed again")
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestCrashBetweenGapEventAndCheckpointRepeatsTheSameEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		w.sourceErrs[0] = &GapError{Cause: GapForkedHistory, Hint: "forked"}
+		refuse := true
+		w.saveErr = func(n int) error {
+			if n > 1 && refuse {
+				return errors.New("no acknowledgement")
+			}
+			return nil
+		}
+		stop := w.run(w.pipeline())
+		w.until("announced", func() bool { return len(gapEvents(w)) > 0 })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		refuse = false
+		w.sourceErrs[0] = &GapError{Cause: GapForkedHistory, Hint: "forked"}
+		stop = w.run(w.pipeline())
+		w.until("in the checkpoint", func() bool { return len(w.saved.Gaps) == 1 })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if len(gapEvents(w)) != 1 {
+			t.Errorf("the gap has %d ids", len(gapEvents(w)))
+		}
+	})
+}
+
+func TestTruncateOpensAGapAndStreamingGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1", "!", "s2")
+		w.add("s3")
+		p := w.pipeline()
+		stop := w.run(p)
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if len(w.saved.Gaps) != 1 || w.saved.Gaps[0].Cause != GapTruncate || w.saved.Gaps[0].Blocks() {
+			t.Errorf("checkpoint: %+v", w.saved.Gaps)
+		}
+		if s := p.Status(); s.State != StateStreaming || len(s.Gaps) != 1 {
+			t.Errorf("%+v", s)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		// The gap stays open over a restart, and is not opened twice.
+		w.add("s4")
+		stop = w.run(w.pipeline())
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.saved.Gaps) != 1 {
+			t.Errorf("checkpoint: %+v", w.saved.Gaps)
+		}
+	})
+}
+
+func TestLostCheckpointIsAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		w.log[0] = append(w.log[0], logged{"k", "Objection " + strings.Repeat("0", 40) + " x y"})
+		p := w.pipeline()
+		stop := w.run(p)
+		time.Sleep(time.Minute)
+		if s := p.Status(); s.State != StateGap || s.Cause != GapCheckpointLost || w.runs != 0 {
+			t.Fatalf("%+v, %d runs", s, w.runs)
+		}
+		if w.saved == nil || w.saved.Incarnation != 4 {
+			t.Fatalf("the incarnation of the newest record was not kept: %+v", w.saved)
+		}
+		if _, err := ResumeGap(t.Context(), w, w); err != nil {
+			t.Fatal(err)
+		}
+		w.until("streaming", func() bool { return w.saved.Incarnation == 5 && w.acked == w.last() })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestFirstStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.identity.SlotGeneration = "" // the slot is made later
+		w.add("s1")
+		w.sourceErrs[0] = errors.New("no slot yet")
+		stop := w.run(w.pipeline())
+		w.until("first checkpoint", func() bool { return w.saved != nil })
+		if w.publishes != 0 {
+			t.Error("an event came before the first checkpoint")
+		}
+		w.mu.Lock()
+		w.identity.SlotGeneration = "a"
+		w.mu.Unlock()
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if w.saved.Identity.SlotGeneration != "a" || w.saved.Incarnation != 1 {
+			t.Errorf("%+v", w.saved)
+		}
+	})
+}
+
+func TestSlotMadeAnewBeforeTheFirstPositionIsAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.saved = &Checkpoint{Source: "crm", Identity: w.identity, Incarnation: 1}
+		w.identity.SlotGeneration = "b"
+		w.add("s1")
+		p := w.pipeline()
+		stop := w.run(p)
+		time.Sleep(time.Second)
+		if s := p.Status(); s.State != StateGap || s.Cause != GapSlotRecreated {
+			t.Errorf("%+v", s)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestEventsHaveTheSameIdsAtEveryRead(t *testing.T) {
+	read := func(t *testing.T, extra bool) map[string]bool {
+		ids := map[string]bool{}
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.add("s1", "s1", "", "s2", "*", "s1")
+			w.add("s1")
+			if extra {
+				w.sourceErrs[1] = errors.New("lost")
+			}
+			stop := w.run(w.pipeline())
+			w.until("all acknowledged", func() bool { return w.acked == w.last() })
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			for n := range w.log {
+				for _, r := range w.log[n] {
+					f := strings.Fields(r.value)
+					ids[f[0]+f[1]+f[2]] = true
+				}
+			}
+		})
+		return ids
+	}
+	first, second := read(t, false), read(t, true)
+	if len(first) != 6 {
+		t.Errorf("%d different ids for 6 events: the three changes of s1 in one transaction must differ", len(first))
+	}
+	for id := range first {
+		if !second[id] {
+			t.Error("an event has another id after a restart")
+		}
+	}
+}
+
+func TestHeartbeatsGoOnAndFailuresAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("*")
+		beats := 0
+		p := w.pipeline(func(o *Options) {
+			o.Heart = func(context.Context) error {
+				beats++
+				if beats == 2 {
+					return errors.New("no connection")
+				}
+				return nil
+			}
+		})
+		stop := w.run(p)
+		time.Sleep(21 * time.Second)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if s := p.Status(); beats != 5 || s.HeartbeatErrors != 1 {
+			t.Errorf("%d beats, %d failed", beats, s.HeartbeatErrors)
+		}
+	})
+}
