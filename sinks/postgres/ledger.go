@@ -57,7 +57,7 @@ const (
 
 // ledgerTables are all tables that run needs; lethe.meta is the last that Setup fills.
 var ledgerTables = []string{
-	"meta", "partition", "subject", "fact", "pending", "receipt", "parked", "decision", "gap",
+	"meta", "partition", "subject", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
 }
 
 // migrations make the ledger tables. Element n leads from version n to n+1; {s} is the quoted schema. They run in one
@@ -67,6 +67,10 @@ var ledgerTables = []string{
 //   - Everything that belongs to a subject carries part, so that a worker finds the chores of the partitions it owns
 //     without a join. Its row in partition is the lock of all of them: whoever changes a subject holds that row.
 //   - contact_ref is the empty string where a fact is bound to no contact point, because it is part of the key.
+//   - sealed_key is null where all that is known of a subject is an event that could not be decoded.
+//   - pending has one row a subject, so the objections and restrictions that are still to be read back lie in readback.
+//   - pending.observed marks a case that was opened in mode observe: phase 1 has not been done, whatever state says.
+//   - readback.due_at is infinity while the subject has no row.
 //   - fillfactor leaves room for heap-only updates: facts and partitions are updated far more often than inserted, and
 //     no updated column of theirs is indexed.
 var migrations = []string{`
@@ -90,7 +94,7 @@ CREATE TABLE {s}.partition (
 CREATE TABLE {s}.subject (
   ref             bytea PRIMARY KEY,
   part            integer NOT NULL,
-  sealed_key      bytea NOT NULL,
+  sealed_key      bytea,
   state           text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'suppressed', 'erased')),
   erased_order    bytea,
   blocked         text,
@@ -126,6 +130,7 @@ CREATE TABLE {s}.pending (
   snapshot      boolean NOT NULL DEFAULT false,
   run_id        text,
   matched       boolean NOT NULL DEFAULT true,
+  observed      boolean NOT NULL DEFAULT false,
   committed_at  timestamptz NOT NULL,
   config_digest bytea NOT NULL,
   opened_at     timestamptz NOT NULL DEFAULT now(),
@@ -142,6 +147,20 @@ CREATE TABLE {s}.pending (
 CREATE INDEX pending_due ON {s}.pending (part, due_at) WHERE state <> 'verified';
 CREATE INDEX pending_case ON {s}.pending (case_id);
 CREATE INDEX pending_opened ON {s}.pending (opened_at);
+
+CREATE TABLE {s}.readback (
+  event_id      bytea PRIMARY KEY,
+  ref           bytea NOT NULL,
+  part          integer NOT NULL,
+  kind          text NOT NULL CHECK (kind IN ('Objection', 'ProcessingRestriction')),
+  committed_at  timestamptz NOT NULL,
+  config_digest bytea NOT NULL,
+  added_at      timestamptz NOT NULL DEFAULT now(),
+  due_at        timestamptz NOT NULL DEFAULT now(),
+  attempts      integer NOT NULL DEFAULT 0,
+  error_code    text
+);
+CREATE INDEX readback_due ON {s}.readback (part, due_at);
 
 CREATE TABLE {s}.receipt (
   receipt_id bytea PRIMARY KEY,

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"lethe/config"
+	"lethe/sinks"
 )
 
 // The kinds of config.Value.
@@ -64,6 +65,7 @@ type foldColumn struct {
 	kind             string // permitted, reconsent_due, restricted or objected
 	purpose, channel string // permitted and reconsent_due
 	scope            string // objected
+	factScope        string // scope of the facts of purpose and channel
 	asNumber         bool   // 1 and 0 instead of true and false
 }
 
@@ -256,7 +258,9 @@ func (c *compiler) joined(name, by string) (join, bool) {
 // table's.
 func (c *compiler) compileFolds() {
 	for _, a := range c.cfg.Consent {
-		c.addFold(a.Set, foldColumn{purpose: a.Purpose, channel: a.Channel}, kindPermitted, kindReconsentDue)
+		c.addFold(a.Set, foldColumn{
+			purpose: a.Purpose, channel: a.Channel, factScope: sinks.ConsentScope(a.Purpose, a.Channel),
+		}, kindPermitted, kindReconsentDue)
 	}
 	for _, a := range c.cfg.Objection {
 		c.addFold(a.Set, foldColumn{scope: a.Scope}, kindObjected)

@@ -54,7 +54,7 @@ const (
 	defaultStatementTimeout = time.Minute
 	defaultRecheckFirst     = time.Minute
 	defaultRecheckLater     = time.Hour
-	defaultRecheck          = 90 * 24 * time.Hour
+	defaultRecheckDays      = 90
 	defaultSchema           = "lethe"
 )
 
@@ -95,12 +95,19 @@ type Replica struct {
 	cfg     *config.Replica
 	ledger  ledger
 	ids     *schema.Identifiers
+	decoder *schema.Decoder
 	log     zerolog.Logger
 	metrics *metrics
+
+	// chores are what RunDue does, in this order.
+	chores []chore
 
 	mu      sync.Mutex
 	mapping *Mapping // nil: read the catalog again before the next use
 }
+
+// chore does what is due for the partitions and returns when it wants to be called again; zero: nothing in sight.
+type chore func(ctx context.Context, places []sinks.Place) (next time.Time, err error)
 
 // New makes a Replica. It opens nothing: the first call that needs the replica reads and checks its catalog.
 func New(opts Options) (*Replica, error) {
@@ -108,17 +115,18 @@ func New(opts Options) (*Replica, error) {
 		return nil, err
 	}
 	r := &Replica{
-		opts:   opts,
-		cfg:    opts.Config,
-		ledger: ledger{schema: ledgerSchema(opts.Config)},
-		ids:    schema.NewIdentifiers(opts.Pseudonym, opts.Source),
-		log:    opts.Logger.With().Str("replica", opts.Name).Logger(),
+		opts:    opts,
+		cfg:     opts.Config,
+		ledger:  ledger{schema: ledgerSchema(opts.Config)},
+		ids:     schema.NewIdentifiers(opts.Pseudonym, opts.Source),
+		decoder: schema.NewDecoder(opts.Seal),
+		log:     opts.Logger.With().Str("replica", opts.Name).Logger(),
 	}
 	var err error
 	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
 		return nil, err
 	}
-
+	r.chores = []chore{r.runParked, r.recheckUnmatched, r.refoldDue}
 	return r, nil
 }
 

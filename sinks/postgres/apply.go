@@ -1,0 +1,257 @@
+package postgres
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"lethe/internal/crashpoint"
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// Apply implements sinks.Applier: one transaction that moves the offsets of all partitions of the batch and does what
+// its records ask for. It takes three round trips, four where a subject's row had nothing to change:
+//
+//  1. begin; compare-and-set the offset rows, which are the locks of everything below them; read the subjects, their
+//     facts and the open gaps;
+//  2. (facts are compared and folded here, in Go) the mapped rows, set-based; every statement tells which subjects it
+//     changed;
+//  3. facts, subjects, pending erasures, receipts; commit.
+//
+// After an error nothing of the batch is in the replica, unless the commit's answer was lost: Assign tells.
+func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, error) {
+	const op = "applying batch"
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return sinks.Outcome{}, err
+	}
+	u, err := r.newUnit(m, b.Records)
+	if err != nil {
+		return sinks.Outcome{}, err
+	}
+	conn, err := r.opts.Pool.Acquire(ctx)
+	if err != nil {
+		return sinks.Outcome{}, classify(op, err)
+	}
+	defer conn.Release()
+	out, err := u.apply(ctx, conn, b)
+	if err != nil {
+		// A connection that does not roll back any more is thrown away by Release.
+		_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+		return sinks.Outcome{}, r.reduced(op, err)
+	}
+	crashpoint.Hit("sink.after_commit")
+	for i := range u.results {
+		r.metrics.events.WithLabelValues(u.results[i].outcome).Inc()
+	}
+	return out, nil
+}
+
+func (u *unit) apply(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (sinks.Outcome, error) {
+	moved := placesAfter(b)
+	if err := u.begin(ctx, conn, b.From, moved); err != nil {
+		return sinks.Outcome{}, err
+	}
+	u.dispatch()
+	if err := u.effects().run(ctx, conn, u.set.list); err != nil {
+		return sinks.Outcome{}, err
+	}
+	u.settle()
+	last := &pgx.Batch{}
+	if err := u.queueAll(last); err != nil {
+		return sinks.Outcome{}, err
+	}
+	var committing time.Time
+	last.Queue("SELECT clock_timestamp()").QueryRow(func(row pgx.Row) error { return row.Scan(&committing) })
+	last.Queue("COMMIT")
+	crashpoint.Hit("sink.before_commit")
+	if err := conn.SendBatch(ctx, last).Close(); err != nil {
+		return sinks.Outcome{}, err
+	}
+	for i := range moved {
+		moved[i].UpdatedAt = u.now
+	}
+	return u.outcome(moved, committing), nil
+}
+
+// placesAfter returns where the partitions stand after the batch.
+func placesAfter(b *sinks.Batch) []sinks.Place {
+	out := make([]sinks.Place, len(b.From))
+	copy(out, b.From)
+	at := make(map[int32]*sinks.Place, len(out))
+	for i := range out {
+		at[out[i].Partition] = &out[i]
+	}
+	for i := range b.Records {
+		p := at[b.Records[i].Partition]
+		if p == nil {
+			continue
+		}
+		p.NextOffset = b.Records[i].Offset + 1
+		if ev := b.Records[i].Event; ev != nil {
+			p.LastEventID, p.LastOrder = ev.EventID, ev.Order
+		}
+	}
+	return out
+}
+
+// sqlMovePlaces is the compare-and-set. A worker that has lost a partition waits here for the new owner's transaction
+// and then finds another offset than its own.
+const sqlMovePlaces = `
+	UPDATE {s}.partition AS p SET next_offset = w.upto, last_event_id = w.event, last_order = w.ord,
+		last_committed_at = greatest(p.last_committed_at, w.committed), heartbeat_at = greatest(p.heartbeat_at, w.beat), updated_at = now()
+	FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::timestamptz[], $7::timestamptz[])
+		AS w(part, since, upto, event, ord, committed, beat)
+	WHERE p.part = w.part AND p.next_offset = w.since`
+
+// sqlSettings bounds the transaction, and keeps the server from planning each batch anew: a plan made for a thousand
+// keys may read the whole table where a thousand look-ups are cheaper.
+const sqlSettings = `
+	SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
+		set_config('plan_cache_mode', 'force_generic_plan', true), now()`
+
+// begin opens the transaction and reads what the batch needs, in one round trip.
+func (u *unit) begin(ctx context.Context, conn *pgxpool.Conn, from, to []sinks.Place) error {
+	l, b := u.r.ledger, &pgx.Batch{}
+	b.Queue("BEGIN")
+	b.Queue(sqlSettings, milliseconds(u.r.opts.LockTimeout), milliseconds(u.r.opts.StatementTimeout))
+	n := len(from)
+	parts, since, upto := make([]int32, n), make([]int64, n), make([]int64, n)
+	events, orders := make([][]byte, n), make([][]byte, n)
+	committed, beats := make([]*time.Time, n), make([]*time.Time, n)
+	for i := range from {
+		parts[i], since[i], upto[i] = from[i].Partition, from[i].NextOffset, to[i].NextOffset
+		events[i], orders[i] = to[i].LastEventID[:], to[i].LastOrder[:]
+		committed[i], beats[i] = u.lastTimes(from[i].Partition)
+	}
+	b.Queue(l.sql(sqlMovePlaces), parts, since, upto, events, orders, committed, beats)
+	u.queueRead(b)
+	results := conn.SendBatch(ctx, b)
+	defer func() { _ = results.Close() }()
+	if _, err := results.Exec(); err != nil {
+		return err
+	}
+	if err := u.scanNow(results.QueryRow()); err != nil {
+		return err
+	}
+	tag, err := results.Exec()
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() != int64(n) {
+		return fmt.Errorf("moving offsets: %w", sinks.ErrFenced)
+	}
+	return results.Close()
+}
+
+func (u *unit) scanNow(row pgx.Row) error {
+	var ignored [3]string
+	return row.Scan(&ignored[0], &ignored[1], &ignored[2], &u.now)
+}
+
+// lastTimes returns the newest commit time and heartbeat among the unit's records of one partition.
+func (u *unit) lastTimes(part int32) (committed, beat *time.Time) {
+	for i := range u.results {
+		x := &u.results[i]
+		if x.record.Partition != part || x.event == nil {
+			continue
+		}
+		if t := x.event.CommittedAt; committed == nil || t.After(*committed) {
+			committed = &t
+		}
+		if h, ok := x.event.Body.(*schema.Heartbeat); ok && (beat == nil || h.EmittedAt.After(*beat)) {
+			beat = &h.EmittedAt
+		}
+	}
+	return committed, beat
+}
+
+// queueRead reads the guards of the replica as a whole, the open gaps, the subjects and their facts.
+func (u *unit) queueRead(b *pgx.Batch) {
+	l, refs := u.r.ledger, u.set.refs()
+	b.Queue(l.sql(`SELECT k, v FROM {s}.meta WHERE k IN ('mapping_digest', 'paused')`)).Query(u.scanGuards)
+	b.Queue(l.sql(`SELECT DISTINCT gap_id FROM {s}.gap WHERE closed_at IS NULL`)).Query(func(rows pgx.Rows) error {
+		var id string
+		for rows.Next() {
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			u.gaps[id] = true
+		}
+		return rows.Err()
+	})
+	if len(refs) == 0 {
+		return
+	}
+	b.Queue(l.sql(sqlSubjects), refs).Query(u.set.scanSubjects)
+	b.Queue(l.sql(sqlFacts), refs).Query(u.set.scanFacts)
+}
+
+// scanGuards refuses to go on under a mapping that Setup has replaced meanwhile, or while an operator holds the replica.
+func (u *unit) scanGuards(rows pgx.Rows) error {
+	var k, v string
+	active, paused := "", false
+	for rows.Next() {
+		if err := rows.Scan(&k, &v); err != nil {
+			return err
+		}
+		switch k {
+		case metaDigest:
+			active = v
+		case metaPaused:
+			paused = true
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if active != hex.EncodeToString(u.r.opts.MappingDigest[:]) {
+		u.r.forget()
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: "comparing mapping digest", Code: "mapping_digest",
+			Hint: "another mapping is active since: restart with its config, or run `lethe setup`", Err: sinks.ErrDigest,
+		}
+	}
+	if paused {
+		return errPaused(u.r.opts.Name)
+	}
+	return nil
+}
+
+func errPaused(replica string) error {
+	return &sinks.Error{
+		Class: sinks.Transient, Op: "applying batch", Code: "paused",
+		Hint: "an operator has paused this replica: lethe resume " + replica,
+	}
+}
+
+// outcome counts what became of the records.
+func (u *unit) outcome(places []sinks.Place, committing time.Time) sinks.Outcome {
+	out := sinks.Outcome{Places: places}
+	for i := range u.results {
+		x := &u.results[i]
+		switch x.outcome {
+		case outcomeApplied, outcomeObserved:
+			out.Applied++
+		case outcomeStale:
+			out.Stale++
+		case outcomeNoMatch:
+			out.NoMatch++
+		case outcomeRefused:
+			out.Refused++
+		case outcomeParked:
+			out.Parked++
+		default:
+			out.Unchanged++
+		}
+		if x.outcome == outcomeApplied && x.strictness.Prohibits() {
+			out.Unusable = append(out.Unusable, max(0, committing.Sub(x.event.CommittedAt)))
+		}
+	}
+	return out
+}

@@ -1,0 +1,346 @@
+package postgres
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/config"
+	"lethe/sinks"
+)
+
+// The actions as receipts name them.
+const (
+	actionFold     = "consent"
+	actionSuppress = "suppress"
+	actionInsert   = "insert"
+)
+
+// The values of config.Replica.Mode.
+const (
+	modeObserve  = "observe"
+	modeSuppress = "suppress"
+	modeErase    = "erase"
+)
+
+// effects are the statements that bring the mapped rows of some subjects to what their facts ask for. All of them are
+// set-based: their number depends on the mapping, not on how many subjects there are.
+type effects struct {
+	r   *Replica
+	m   *Mapping
+	cfg *config.Replica
+	now time.Time // by the replica's clock
+}
+
+// run writes the fold of every touched subject and phase 1 of every one to be suppressed, and finds out which of them
+// have a row. In mode observe it only finds out. A failed statement fails the transaction.
+func (e *effects) run(ctx context.Context, tx batcher, list []*subject) error {
+	list = slices.DeleteFunc(slices.Clone(list), func(x *subject) bool { return !x.touched && !x.suppress })
+	if len(list) == 0 {
+		return nil
+	}
+	b := &pgx.Batch{}
+	if e.cfg.Mode != modeObserve {
+		suppressed := make([]*subject, 0, len(list))
+		for _, x := range list {
+			if x.suppress {
+				suppressed = append(suppressed, x)
+			}
+		}
+		if len(suppressed) > 0 {
+			e.queuePrior(b, suppressed)
+			e.queueSuppress(b, suppressed)
+		}
+		for i := range e.m.folds {
+			e.queueFold(b, &e.m.folds[i], list)
+		}
+	}
+	if b.Len() > 0 {
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+	}
+	return e.findRows(ctx, tx, list)
+}
+
+// batcher is a transaction or a connection.
+type batcher interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// findRows looks for a row of those subjects that no statement has shown to have one: nothing of theirs had to change,
+// or they are unmatched.
+func (e *effects) findRows(ctx context.Context, tx batcher, list []*subject) error {
+	list = slices.DeleteFunc(list, func(x *subject) bool { return x.effect.matched })
+	if len(list) == 0 {
+		return nil
+	}
+	s := &statement{}
+	who := s.who(e.m, list)
+	s.WriteString("SELECT v.i FROM " + who + " WHERE EXISTS (SELECT FROM " + e.m.person.sql() + " AS t WHERE " +
+		e.m.matches("t") + ")")
+	b := &pgx.Batch{}
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		return eachPlace(rows, func(i int) { list[i].effect.matched = true })
+	})
+	return tx.SendBatch(ctx, b).Close()
+}
+
+// eachPlace reads rows of one integer, the place of a subject.
+func eachPlace(rows pgx.Rows, fn func(i int)) error {
+	var i int32
+	for rows.Next() {
+		if err := rows.Scan(&i); err != nil {
+			return err
+		}
+		fn(int(i))
+	}
+	return rows.Err()
+}
+
+// queueFold writes the columns of one table that follow from the fold, where they differ.
+func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*subject) {
+	values := make([][]*bool, len(ft.columns))
+	holes := make([]bool, len(ft.columns)) // a subject says nothing about the column
+	used := make([]bool, len(ft.columns))
+	for c := range values {
+		values[c] = make([]*bool, 0, len(list))
+	}
+	concerned := make([]*subject, 0, len(list))
+	row := make([]*bool, len(ft.columns))
+	for _, x := range list {
+		v := sinks.Fold(x.facts, x.erased(), e.now)
+		any := false
+		for c := range ft.columns {
+			row[c] = nil
+			if value, known := x.answer(&v, &ft.columns[c], e.now); known {
+				row[c], any = boolPointer(value), true
+			}
+		}
+		if !any {
+			continue
+		}
+		concerned = append(concerned, x)
+		for c := range row {
+			values[c] = append(values[c], row[c])
+			used[c] = used[c] || row[c] != nil
+			holes[c] = holes[c] || row[c] == nil
+		}
+	}
+	if len(concerned) == 0 {
+		return
+	}
+	s := &statement{}
+	e.foldStatement(s, ft, concerned, values, used, holes)
+	label := ft.table.label()
+	own := ft.by == nil && ft.table.oid == e.m.person.oid
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		return eachPlace(rows, func(i int) {
+			concerned[i].effect.changed(label, actionFold, 1)
+			if own {
+				concerned[i].effect.matched = true
+			}
+		})
+	})
+}
+
+// yes and no are what values point to: an array of pointers says NULL where there is none.
+var yes, no = true, false
+
+func boolPointer(v bool) *bool {
+	if v {
+		return &yes
+	}
+	return &no
+}
+
+func (e *effects) foldStatement(s *statement, ft *foldTable, list []*subject, values [][]*bool, used, holes []bool) {
+	var extra []whoColumn
+	var set, differs []string
+	for c := range ft.columns {
+		if !used[c] {
+			continue
+		}
+		col := ft.columns[c].column
+		name := "a" + strconv.Itoa(c)
+		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: values[c]})
+		value := "v." + name
+		if ft.columns[c].asNumber {
+			value += "::int"
+		}
+		value += "::" + col.typ
+		if holes[c] {
+			value = "coalesce(" + value + ", t." + col.sql() + ")"
+		}
+		set = append(set, col.sql()+" = "+value)
+		differs = append(differs, "t."+col.sql()+" IS DISTINCT FROM "+value)
+	}
+	for _, col := range ft.now {
+		set = append(set, col.sql()+" = now()::"+col.typ)
+	}
+	who := s.who(e.m, list, extra...)
+	from, where, _ := e.m.reach(ft.join)
+	s.WriteString("UPDATE " + ft.table.sql() + " AS t SET " + strings.Join(set, ", ") + " FROM " + who + from +
+		" WHERE " + where + " AND (" + strings.Join(differs, " OR ") + ") RETURNING v.i")
+}
+
+// queuePrior locks the rows that phase 1 will change and notes what their flags were: for a cancel. The person's own
+// table comes first, because it says which persons there are.
+func (e *effects) queuePrior(b *pgx.Batch, list []*subject) {
+	columns, order := e.m.undoColumns()
+	for _, j := range order {
+		own := j.table.oid == e.m.person.oid && j.by == nil
+		keys := j.table.primary
+		if own {
+			keys = []string{e.m.key.name}
+		}
+		s := &statement{}
+		who := s.who(e.m, list)
+		from, where, key := e.m.reach(j)
+		s.WriteString("SELECT v.i, " + key + "::text, " + textObject("t", keys) + ", " +
+			textObject("t", columns[j.table.config]) + " FROM " + j.table.sql() + " AS t, " + who + from + " WHERE " + where + " FOR UPDATE OF t")
+		name, empty := j.table.config, len(columns[j.table.config]) == 0
+		b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+			var i int32
+			var person string
+			for rows.Next() {
+				u := undoEntry{Table: name}
+				if err := rows.Scan(&i, &person, &u.Key, &u.Set); err != nil {
+					return err
+				}
+				x := list[i]
+				if own {
+					x.effect.matched = true
+					x.effect.persons = append(x.effect.persons, person)
+				}
+				if !empty {
+					x.effect.undo = append(x.effect.undo, u)
+				}
+			}
+			return rows.Err()
+		})
+	}
+}
+
+// undoColumns says which columns of which tables phase 1 may change: those of the suppress actions, and the consent
+// columns that the fold closes.
+func (m *Mapping) undoColumns() (columns map[string][]string, order []join) {
+	columns = map[string][]string{}
+	order = []join{{table: m.person}}
+	add := func(j join, name string) {
+		t := j.table.config
+		if !slices.Contains(columns[t], name) {
+			columns[t] = append(columns[t], name)
+		}
+		if !slices.ContainsFunc(order, func(o join) bool { return o.table.oid == j.table.oid }) {
+			order = append(order, j)
+		}
+	}
+	for _, a := range m.suppress {
+		for _, as := range a.set {
+			if !a.insert {
+				add(a.join, as.column.name)
+			}
+		}
+	}
+	for _, f := range m.folds {
+		for _, c := range f.columns {
+			if c.kind == kindPermitted || c.kind == kindReconsentDue {
+				add(f.join, c.column.name)
+			}
+		}
+	}
+	return columns, order
+}
+
+// textObject returns the SQL of a JSON object with the columns of a row in text form.
+func textObject(alias string, columns []string) string {
+	parts := make([]string, len(columns))
+	for i, c := range columns {
+		parts[i] = literal(c) + ", " + alias + "." + quote(c) + "::text"
+	}
+	return "jsonb_build_object(" + strings.Join(parts, ", ") + ")"
+}
+
+// literal quotes a name from the catalog as a string constant.
+func literal(name string) string { return "'" + strings.ReplaceAll(name, "'", "''") + "'" }
+
+// queueSuppress runs the actions of phase 1.
+func (e *effects) queueSuppress(b *pgx.Batch, list []*subject) {
+	for i := range e.m.suppress {
+		a := &e.m.suppress[i]
+		if a.insert {
+			e.queueInsert(b, a, list)
+			continue
+		}
+		if len(a.set) == 0 {
+			continue
+		}
+		s := &statement{}
+		who := s.who(e.m, list)
+		from, where, key := e.m.reach(a.join)
+		var set, differs []string
+		for k := range a.set {
+			value := s.value(&a.set[k], "t", key)
+			set = append(set, a.set[k].column.sql()+" = "+value)
+			if a.set[k].kind != kindNow {
+				differs = append(differs, "t."+a.set[k].column.sql()+" IS DISTINCT FROM "+value)
+			}
+		}
+		s.WriteString("UPDATE " + a.table.sql() + " AS t SET " + strings.Join(set, ", ") + " FROM " + who + from + " WHERE " + where)
+		if len(differs) > 0 {
+			s.WriteString(" AND (" + strings.Join(differs, " OR ") + ")")
+		}
+		s.WriteString(" RETURNING v.i")
+		label := a.table.label()
+		b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+			return eachPlace(rows, func(i int) { list[i].effect.changed(label, actionSuppress, 1) })
+		})
+	}
+}
+
+// queueInsert puts a row for each person, unless the very same one is there already: constants and key compared.
+func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) {
+	s := &statement{}
+	who := s.who(e.m, list)
+	var names, values, same []string
+	key := "p." + e.m.key.sql()
+	for k := range a.set {
+		as := &a.set[k]
+		value := s.value(as, "p", key)
+		names = append(names, as.column.sql())
+		values = append(values, value)
+		if as.kind == kindConst || as.kind == kindKey || as.kind == kindNull {
+			same = append(same, "x."+as.column.sql()+" IS NOT DISTINCT FROM "+value)
+		}
+	}
+	s.WriteString("INSERT INTO " + a.table.sql() + " AS t (" + strings.Join(names, ", ") + ") SELECT " + strings.Join(values, ", ") +
+		" FROM " + who + ", " + e.m.person.sql() + " AS p WHERE " + e.m.matches("p") +
+		" AND NOT EXISTS (SELECT FROM " + a.table.sql() + " AS x WHERE " + strings.Join(same, " AND ") + ") RETURNING t." +
+		a.by.sql() + "::text, " + textObject("t", a.table.primary))
+	label, name := a.table.label(), a.table.config
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		byPerson := map[string]*subject{}
+		for _, x := range list {
+			for _, p := range x.effect.persons {
+				byPerson[p] = x
+			}
+		}
+		var person string
+		for rows.Next() {
+			u := undoEntry{Table: name, Inserted: true}
+			if err := rows.Scan(&person, &u.Key); err != nil {
+				return err
+			}
+			if x := byPerson[person]; x != nil {
+				x.effect.changed(label, actionInsert, 1)
+				x.effect.undo = append(x.effect.undo, u)
+			}
+		}
+		return rows.Err()
+	})
+}

@@ -1,0 +1,227 @@
+package postgres
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// queueAll queues everything that a unit leaves in the ledger tables.
+func (u *unit) queueAll(b *pgx.Batch) error {
+	if err := u.r.queueSubjects(b, u.set.list); err != nil {
+		return err
+	}
+	u.r.queueFacts(b, u.set.list)
+	if err := u.queueCases(b); err != nil {
+		return err
+	}
+	u.queueReadback(b)
+	for i := range u.results {
+		u.queueSingle(b, &u.results[i])
+	}
+	return u.queueReceipts(b)
+}
+
+// queueSubjects writes the rows of subjects that are new or have changed. An existing sealed key stays: rotation renews
+// it, not every event.
+func (r *Replica) queueSubjects(b *pgx.Batch, list []*subject) error {
+	var (
+		refs, sealed, erased    [][]byte
+		parts                   []int32
+		states                  []string
+		blocked                 []*string
+		unmatched, recheck, nxt []*time.Time
+	)
+	for _, s := range list {
+		if !s.dirty {
+			continue
+		}
+		var key []byte
+		if s.key != nil {
+			canonical := make([][]byte, len(s.key))
+			for i, p := range s.key {
+				canonical[i] = []byte(p)
+			}
+			var err error
+			if key, err = r.sealKey(s.ref[:], schema.CanonicalKey(nil, canonical...)); err != nil {
+				return err
+			}
+		}
+		refs, parts, sealed = append(refs, s.ref[:]), append(parts, s.part), append(sealed, key)
+		states, erased = append(states, s.state), append(erased, s.erasedOrder)
+		blocked = append(blocked, textOrNull(s.blocked))
+		unmatched = append(unmatched, timeOrNull(s.unmatchedSince))
+		recheck = append(recheck, timeOrNull(s.recheckAt))
+		nxt = append(nxt, timeOrNull(s.nextChange))
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	b.Queue(r.ledger.sql(`
+		INSERT INTO {s}.subject AS s
+			(ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at)
+		SELECT * FROM unnest($1::bytea[], $2::int[], $3::bytea[], $4::text[], $5::bytea[], $6::text[], $7::timestamptz[],
+			$8::timestamptz[], $9::timestamptz[])
+		ON CONFLICT (ref) DO UPDATE SET sealed_key = coalesce(s.sealed_key, excluded.sealed_key), state = excluded.state,
+			erased_order = excluded.erased_order, blocked = excluded.blocked, unmatched_since = excluded.unmatched_since,
+			recheck_at = excluded.recheck_at, next_change_at = excluded.next_change_at`),
+		refs, parts, sealed, states, erased, blocked, unmatched, recheck, nxt)
+	return nil
+}
+
+// queueFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
+// were read, because the row of their partition is ours.
+func (r *Replica) queueFacts(b *pgx.Batch, list []*subject) {
+	n := 0
+	for _, s := range list {
+		n += len(s.fresh)
+	}
+	if n == 0 {
+		return
+	}
+	refs, contacts, orders, events := make([][]byte, 0, n), make([][]byte, 0, n), make([][]byte, 0, n), make([][]byte, 0, n)
+	scopes, states := make([]string, 0, n), make([]string, 0, n)
+	asOf, until := make([]*time.Time, 0, n), make([]*time.Time, 0, n)
+	for _, s := range list {
+		for _, i := range s.fresh {
+			f := &s.facts[i]
+			refs, scopes, states = append(refs, s.ref[:]), append(scopes, f.Scope), append(states, string(f.State))
+			contacts = append(contacts, contactBytes(f))
+			orders, events = append(orders, f.Order[:]), append(events, f.EventID[:])
+			asOf, until = append(asOf, timeOrNull(f.AsOf)), append(until, timeOrNull(f.ValidUntil))
+		}
+	}
+	b.Queue(r.ledger.sql(`
+		INSERT INTO {s}.fact AS f (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)
+		SELECT * FROM unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[], $6::text[], $7::timestamptz[],
+			$8::bytea[])
+		ON CONFLICT (ref, scope, contact_ref) DO UPDATE SET ord = excluded.ord, as_of = excluded.as_of,
+			state = excluded.state, valid_until = excluded.valid_until, event_id = excluded.event_id`),
+		refs, scopes, contacts, orders, asOf, states, until, events)
+}
+
+// contactBytes is the contact as stored: the empty string for none.
+func contactBytes(f *sinks.Fact) []byte {
+	if f.Contact.IsZero() {
+		return []byte{}
+	}
+	return f.Contact[:]
+}
+
+// queueCases opens lethe.pending for new erasures. The time at which phase 2 is due is the replica's, not ours.
+func (u *unit) queueCases(b *pgx.Batch) error {
+	for _, x := range u.cases {
+		s, body := x.subject, x.event.Body.(*schema.SubjectErasure)
+		undo, err := encodeUndo(s.effect.undo)
+		if err != nil {
+			return fmt.Errorf("encoding undo: %w", err)
+		}
+		wait := waitCoolOff
+		if body.Phase2 == schema.Phase2OnDecision {
+			wait = waitDecision
+		}
+		b.Queue(u.r.ledger.sql(`
+			INSERT INTO {s}.pending AS p (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed,
+				committed_at, config_digest, due_at, undo)
+			VALUES ($1, $2, $3, $4, 'suppressed', $5, $6, $7, $8, $9, $10, $11, now() + make_interval(secs => $12), $13)
+			ON CONFLICT (ref) DO UPDATE SET case_id = excluded.case_id, event_id = excluded.event_id, state = excluded.state,
+				wait = excluded.wait, held = false, released = false, snapshot = excluded.snapshot, run_id = excluded.run_id,
+				matched = excluded.matched, observed = excluded.observed, committed_at = excluded.committed_at,
+				config_digest = excluded.config_digest, opened_at = now(), suppressed_at = now(), due_at = excluded.due_at,
+				applied_at = NULL, verified_at = NULL, undo = excluded.undo, work = NULL, attempts = 0, error_code = NULL,
+				mapping_digest = NULL`),
+			s.ref[:], x.event.CaseID[:], x.event.EventID[:], s.part, wait, x.event.Kind == schema.KindSnapshot,
+			textOrNull(x.event.RunID), s.effect.matched, u.r.cfg.Mode == modeObserve, x.event.CommittedAt,
+			x.event.ConfigDigest[:], u.r.cfg.Erase.CoolOff.Seconds(), jsonOrNull(undo))
+	}
+	return nil
+}
+
+// queueReadback leaves the objections and restrictions that took effect to verification; those of a subject without a
+// row wait for it.
+func (u *unit) queueReadback(b *pgx.Batch) {
+	for _, x := range u.readback {
+		due := "now"
+		switch x.outcome {
+		case outcomeApplied, outcomeUnchanged:
+		case outcomeNoMatch:
+			due = "infinity"
+		default:
+			continue
+		}
+		b.Queue(u.r.ledger.sql(`
+			INSERT INTO {s}.readback (event_id, ref, part, kind, committed_at, config_digest, due_at)
+			VALUES ($1, $2, $3, $4, $5, $6, CASE $7 WHEN 'now' THEN now() ELSE 'infinity' END) ON CONFLICT DO NOTHING`),
+			x.event.EventID[:], x.subject.ref[:], x.subject.part, x.event.Body.Type().String(), x.event.CommittedAt,
+			x.event.ConfigDigest[:], due)
+	}
+}
+
+// queueSingle writes what few records leave: decisions, gaps and records parked behind another.
+func (u *unit) queueSingle(b *pgx.Batch, x *result) {
+	l, part := u.r.ledger, x.record.Partition
+	if x.outcome == outcomeParked {
+		b.Queue(l.sql(`
+			INSERT INTO {s}.parked (part, off, ref, event_id, bytes, error_code) VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT DO NOTHING`),
+			part, x.record.Offset, x.subject.ref[:], x.event.EventID[:], x.record.Value, codeBlocked)
+		return
+	}
+	switch body := x.event.Body.(type) {
+	case *schema.CaseDecision:
+		if body.Replica != "" && body.Replica != u.r.opts.Name {
+			return
+		}
+		checks := body.Checks
+		if checks == nil {
+			checks = []string{}
+		}
+		b.Queue(l.sql(`
+			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING`),
+			x.event.EventID[:], u.r.ref(x.event.SubjectRef), x.event.CaseID[:], part, body.Decision.String(), body.Reason,
+			checks, body.DecidedBy, timeOrNull(body.DecidedAt))
+	case *schema.Gap:
+		u.queueGap(b, part, body)
+	}
+}
+
+// queueGap opens or closes a gap for one partition: it is open for the replica until every partition has seen it closed.
+// A close that comes without its open, because the topic no longer holds it, leaves a closed row.
+func (u *unit) queueGap(b *pgx.Batch, part int32, g *schema.Gap) {
+	statement := `
+		INSERT INTO {s}.gap (gap_id, part, cause, from_order, to_order) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`
+	if !g.Opened {
+		statement = `
+			INSERT INTO {s}.gap AS g (gap_id, part, cause, from_order, to_order, closed_at) VALUES ($1, $2, $3, $4, $5, now())
+			ON CONFLICT (gap_id, part) DO UPDATE SET closed_at = coalesce(g.closed_at, now()), to_order = excluded.to_order`
+	}
+	b.Queue(u.r.ledger.sql(statement), g.GapID, part, g.Cause, g.From[:], g.To[:])
+}
+
+func textOrNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// jsonOrNull passes JSON as text: a []byte parameter of type jsonb would be read as the binary form.
+func jsonOrNull(b []byte) any {
+	if b == nil {
+		return nil
+	}
+	return json.RawMessage(b)
+}
