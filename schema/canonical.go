@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -34,7 +35,7 @@ func appendCanonical(dst []byte, v any, namespace string) ([]byte, error) {
 		if !primitives[v] {
 			v = fullName(v, namespace)
 		}
-		return appendQuoted(dst, v), nil
+		return appendString(dst, v)
 	case []any:
 		return appendList(dst, v, func(dst []byte, item any) ([]byte, error) { return appendCanonical(dst, item, namespace) })
 	case map[string]any:
@@ -49,7 +50,7 @@ func appendComplex(dst []byte, v map[string]any, namespace string) ([]byte, erro
 		return appendCanonical(dst, v["type"], namespace)
 	}
 	if primitives[kind] {
-		return appendQuoted(dst, kind), nil
+		return appendString(dst, kind)
 	}
 	var err error
 	switch kind {
@@ -80,10 +81,11 @@ func appendNamed(dst []byte, kind string, v map[string]any, namespace string) ([
 		namespace = name[:dot]
 	}
 	dst = append(dst, `{"name":`...)
-	dst = appendQuoted(dst, name)
-	dst = append(dst, `,"type":`...)
-	dst = appendQuoted(dst, kind)
-	var err error
+	dst, err := appendString(dst, name)
+	if err != nil {
+		return dst, err
+	}
+	dst = append(dst, `,"type":"`+kind+`"`...)
 	switch kind {
 	case "enum":
 		symbols, _ := v["symbols"].([]any)
@@ -133,20 +135,18 @@ func appendList(dst []byte, items []any, each func([]byte, any) ([]byte, error))
 	return append(dst, ']'), nil
 }
 
+// appendString takes names and symbols only; these need no escapes.
 func appendString(dst []byte, v any) ([]byte, error) {
 	s, ok := v.(string)
-	if !ok {
+	if !ok || !nameForm.MatchString(s) {
 		return dst, errSchemaForm
 	}
-	return appendQuoted(dst, s), nil
-}
-
-// appendQuoted needs no escapes: names and symbols are letters, digits, underscores and dots.
-func appendQuoted(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	dst = append(dst, s...)
-	return append(dst, '"')
+	return append(dst, '"'), nil
 }
+
+var nameForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
 func fullName(name, namespace string) string {
 	if namespace == "" || strings.Contains(name, ".") {

@@ -7,8 +7,8 @@ import (
 )
 
 // reader reads Avro's binary encoding. Every read is checked against what is left, nothing is allocated before it is known that
-// the bytes for it are there, and after the first fault (bad) every read gives zero. Forms that no encoder needs (numbers
-// longer than necessary) are faults as well.
+// the bytes for it are there, and after the first fault (bad) every read gives zero. It reads what our encoder writes and no other form of it
+// (longer numbers, arrays in several blocks, an optional value that is there and empty): one statement has one form in bytes.
 type reader struct {
 	b   []byte
 	off int
@@ -108,53 +108,53 @@ func (r *reader) option() bool {
 
 func (r *reader) optTime() (t time.Time) {
 	if r.option() {
-		t = r.time()
+		if t = r.time(); t.IsZero() {
+			r.fault()
+		}
 	}
 	return t
 }
 
 func (r *reader) optStr() (s string) {
 	if r.option() {
-		s = r.str()
+		if s = r.str(); s == "" {
+			r.fault()
+		}
 	}
 	return s
 }
 
 func (r *reader) optFixed(dst []byte) {
-	if r.option() {
-		r.fixed(dst)
+	if !r.option() {
+		return
 	}
+	r.fixed(dst)
+	for _, b := range dst {
+		if b != 0 {
+			return
+		}
+	}
+	r.fault()
 }
 
-// readArray reads the blocks of an array. An item takes at least size bytes, which bounds what a count can make us allocate.
+// readArray reads an array of one block. An item takes at least size bytes, which bounds what a count can make us allocate.
 func readArray[T any](r *reader, size int, item func(*reader, *T)) []T {
-	var items []T
-	for !r.bad {
-		n := r.long()
-		if n == 0 {
-			break
+	n := r.long()
+	if n == 0 {
+		return nil
+	}
+	if n < 0 || n > int64(r.left()/size) {
+		r.fault()
+		return nil
+	}
+	items := make([]T, n)
+	for i := range items {
+		if item(r, &items[i]); r.bad {
+			return nil
 		}
-		if n < 0 { // the count of a block that tells its size in bytes, too
-			n = -n
-			if r.long() < 0 {
-				r.fault()
-			}
-		}
-		if r.bad || n < 0 || n > int64(r.left()/size) {
-			r.fault()
-			break
-		}
-		if items == nil {
-			items = make([]T, 0, n)
-		}
-		for range n {
-			var it T
-			item(r, &it)
-			items = append(items, it)
-			if r.bad {
-				break
-			}
-		}
+	}
+	if r.long() != 0 {
+		r.fault()
 	}
 	return items
 }
