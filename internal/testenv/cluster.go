@@ -64,8 +64,8 @@ func clusterTemplate(ctx context.Context, bin string, version int) (string, erro
 	if err != nil {
 		return "", fmt.Errorf("making cluster: %w", err)
 	}
-	defer os.RemoveAll(work)                      //nolint:errcheck // a temporary folder in the cache
-	if err := os.Chmod(work, 0o777); err != nil { //nolint:gosec // written to by the servers' uid
+	defer os.RemoveAll(work)
+	if err := os.Chmod(work, 0o777); err != nil {
 		return "", fmt.Errorf("making cluster: %w", err)
 	}
 	fresh := filepath.Join(work, "data")
@@ -92,7 +92,7 @@ const (
 // renewSystemID gives a cluster that was shut down in order, and has not left
 // its first WAL segment, a new system identifier.
 func renewSystemID(dir string) error {
-	control, err := os.ReadFile(filepath.Join(dir, controlFile)) //nolint:gosec // a cluster of this package
+	control, err := os.ReadFile(filepath.Join(dir, controlFile))
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func controlCRC(control []byte) int {
 // overwrite replaces bytes of a file in place, keeping its owner and mode, and
 // refuses when they are not what was expected.
 func overwrite(path string, at int64, expect, with []byte) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // a cluster of this package
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func (p *Postgres) dropDatabase(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is lost by it
+	defer conn.Close(ctx)
 	return poll(ctx, func() error {
 		if _, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
 			WHERE database = $1 AND active_pid IS NOT NULL`, name); err != nil {
@@ -84,7 +84,7 @@ func (p *Postgres) exec(ctx context.Context, db string, statements []string) err
 	if err != nil {
 		return fmt.Errorf("connecting to test database: %w", err)
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is lost by it
+	defer conn.Close(ctx)
 	for _, statement := range statements {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("running test statement %q: %w", statement, err)

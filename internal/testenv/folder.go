@@ -29,7 +29,7 @@ func newFolder(kind string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("making server folder: %w", err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // entered by the servers' uid
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", fmt.Errorf("opening server folder: %w", err)
 	}
 	return dir, nil
@@ -88,12 +88,12 @@ func copyTree(dst, src string, uid, gid int) error {
 }
 
 func copyFile(dst, src string, mode fs.FileMode) error {
-	in, err := os.Open(src) //nolint:gosec // walked by copyTree
+	in, err := os.Open(src)
 	if err != nil {
 		return err
 	}
-	defer in.Close()                                                      //nolint:errcheck // only read
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode) //nolint:gosec // walked by copyTree
+	defer in.Close()
+	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func CacheDir() string {
 // belongs to somebody else: what lies in there is executed.
 func PrepareCache() (string, error) {
 	dir := CacheDir()
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // read by the servers' uid
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("making cache folder: %w", err)
 	}
 	info, err := os.Stat(dir)

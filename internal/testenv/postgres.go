@@ -84,7 +84,7 @@ func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
 			return nil, err
 		}
 		p.temporary = true
-	} else if err := os.MkdirAll(p.Dir, 0o755); err != nil { //nolint:gosec // entered by the servers' uid
+	} else if err := os.MkdirAll(p.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making server folder: %w", err)
 	}
 	if p.DataDir == "" {
@@ -156,7 +156,7 @@ func (p *Postgres) writeConfig(o Options) error {
 		"pg_hba.conf":     strings.Join(hba, "\n"),
 	} {
 		path := filepath.Join(p.DataDir, name)
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // read by the servers' uid
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return fmt.Errorf("writing server configuration: %w", err)
 		}
 	}
@@ -185,10 +185,10 @@ func (p *Postgres) Command(ctx context.Context, name string, args ...string) *ex
 // serverCommand is a command of PostgreSQL under the servers' uid. Variables
 // such as PGPORT or LANG of whoever runs the tests must not reach it.
 func serverCommand(ctx context.Context, bin, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...) //nolint:gosec // the server under test
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"LC_ALL=C", "TZ=UTC", "PATH=/usr/bin:/bin"}
-	cmd.SysProcAttr = serverAttr(serverID())
+	cmd.SysProcAttr = as(serverID())
 	return cmd
 }
 

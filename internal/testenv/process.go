@@ -22,6 +22,16 @@ func serverID() (uid, gid int) {
 	return os.Geteuid(), os.Getegid()
 }
 
+// as returns the attributes of a process that runs under another user, if it
+// is another one.
+func as(uid, gid int) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{}
+	if uid != os.Geteuid() {
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	return attr
+}
+
 // process is a started server: its main process and whatever that forked.
 type process struct {
 	cmd  *exec.Cmd
@@ -38,6 +48,11 @@ type process struct {
 // server in the middle of a test. So a goroutine keeps the thread until the
 // server has ended.
 func startProcess(cmd *exec.Cmd) (*process, error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	dieWithThread(cmd.SysProcAttr)
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {

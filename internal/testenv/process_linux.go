@@ -8,15 +8,9 @@ import (
 	"syscall"
 )
 
-// serverAttr returns the attributes of a server process. Go sets the parent
-// death signal after the credentials, whose change would clear it.
-func serverAttr(uid, gid int) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if uid != os.Geteuid() {
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // serverID's small constants
-	}
-	return attr
-}
+// dieWithThread has the kernel kill the process when the thread that forks it
+// ends. Go asks for it after the change of credentials, which would undo it.
+func dieWithThread(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
 
 // stat returns a process's state letter and parent from /proc (proc(5)).
 func stat(pid int) (state byte, parent int, err error) {

@@ -3,22 +3,15 @@
 package testenv
 
 import (
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
-// serverAttr returns the attributes of a server process. Only Linux can tie
-// its life to ours; elsewhere a test killed by SIGKILL leaves it behind.
-func serverAttr(uid, gid int) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setpgid: true}
-	if uid != os.Geteuid() {
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // serverID's small constants
-	}
-	return attr
-}
+// dieWithThread does nothing: only Linux can tie a process's life to ours, so
+// elsewhere a test killed by SIGKILL leaves its servers behind.
+func dieWithThread(*syscall.SysProcAttr) {}
 
 // alive reports whether a process is there.
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }

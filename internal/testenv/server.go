@@ -33,11 +33,11 @@ func (s *server) start(ctx context.Context, cmd *exec.Cmd, logFile string, ping 
 	if s.proc != nil {
 		return fmt.Errorf("starting %s: it runs already", s.name)
 	}
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // a test's log
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("opening log of %s: %w", s.name, err)
 	}
-	defer log.Close() //nolint:errcheck // the server has its own descriptor
+	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	if s.proc, err = startProcess(cmd); err != nil {
 		return fmt.Errorf("starting %s: %w", s.name, err)

@@ -35,7 +35,7 @@ func own() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(p.PID(), p.Dir)
+	fmt.Fprintln(os.Stdout, p.PID(), p.Dir)
 	select {}
 }
 
@@ -200,13 +200,19 @@ func TestDatabaseWithABusySlotIsDropped(t *testing.T) {
 	var db string
 	slot := testenv.UniqueName("slot")
 	t.Run("user", func(t *testing.T) {
+		// Waiting for the reader comes after the drop, which has to end it.
+		var recv *exec.Cmd
+		t.Cleanup(func() {
+			if recv != nil && recv.Process != nil {
+				_ = recv.Wait()
+			}
+		})
 		db = p.NewDatabase(t)
 		p.Exec(t, db, "SELECT pg_create_logical_replication_slot('"+slot+"', 'test_decoding')")
-		recv := p.Command(context.Background(), "pg_recvlogical", "-d", p.DSN(db, ""), "-S", slot, "--start", "--no-loop", "-f", "-")
+		recv = p.Command(context.Background(), "pg_recvlogical", "-d", p.DSN(db, ""), "-S", slot, "--start", "--no-loop", "-f", "-")
 		if err := recv.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = recv.Wait() })
 		conn := p.Connect(t, db)
 		testenv.Eventually(t, 10*time.Second, func() error {
 			var active bool
@@ -316,7 +322,7 @@ func TestKafkaKeepsWhatItAcknowledged(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			defer conn.Close() //nolint:errcheck // nothing is lost by it
+			defer conn.Close()
 			if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 				return err
 			}
@@ -337,7 +343,7 @@ func TestPausedKafkaGoesOn(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer conn.Close() //nolint:errcheck // nothing is lost by it
+		defer conn.Close()
 		if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func aptInstall(ctx context.Context, names ...string) error {
 		}
 	})
 	for _, name := range names {
-		out, err := exec.CommandContext(ctx, "apt-cache", "policy", name).Output() //nolint:gosec // our package names
+		out, err := exec.CommandContext(ctx, "apt-cache", "policy", name).Output()
 		if err != nil || !strings.Contains(string(out), "Candidate: ") || strings.Contains(string(out), "Candidate: (none)") {
 			continue
 		}
@@ -72,10 +72,10 @@ func withoutCluster(ctx context.Context, install func() error) error {
 		}
 		return errors.Join(install(), run1(ctx, "sudo", "-n", "rm", "-f", clusterConf))
 	}
-	if err := os.MkdirAll(filepath.Dir(clusterConf), 0o755); err != nil { //nolint:gosec // as the package makes it
+	if err := os.MkdirAll(filepath.Dir(clusterConf), 0o755); err != nil {
 		return fmt.Errorf("keeping the package from starting a cluster: %w", err)
 	}
-	if err := os.WriteFile(clusterConf, []byte(text), 0o644); err != nil { //nolint:gosec // as the package makes it
+	if err := os.WriteFile(clusterConf, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("keeping the package from starting a cluster: %w", err)
 	}
 	return errors.Join(install(), os.Remove(clusterConf))

@@ -29,11 +29,11 @@ func lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // in our own cache
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening lock of the cache: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil { //nolint:gosec // a descriptor fits
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the cache: %w", err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil
@@ -46,8 +46,8 @@ func publish(target string, fill func(dir string) error) error {
 	if err != nil {
 		return fmt.Errorf("making folder in the cache: %w", err)
 	}
-	defer os.RemoveAll(work)                      //nolint:errcheck // a temporary folder in the cache
-	if err := os.Chmod(work, 0o755); err != nil { //nolint:gosec // read by the servers' uid
+	defer os.RemoveAll(work)
+	if err := os.Chmod(work, 0o755); err != nil {
 		return fmt.Errorf("making folder in the cache: %w", err)
 	}
 	if err := fill(work); err != nil {
@@ -64,7 +64,7 @@ func publish(target string, fill func(dir string) error) error {
 
 // run1 runs a command quietly, and shows the end of what it said when it fails.
 func run1(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // the commands of this tool
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -79,11 +79,11 @@ func run1(ctx context.Context, name string, args ...string) error {
 
 // verify compares a file's SHA-256 with the one that was pinned.
 func verify(path, want string) error {
-	f, err := os.Open(path) //nolint:gosec // a file that was just fetched
+	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("checking download: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	sum := sha256.New()
 	if _, err := io.Copy(sum, f); err != nil {
 		return fmt.Errorf("checking download: %w", err)
@@ -100,7 +100,7 @@ func unzip1(archive, suffix, target string) error {
 	if err != nil {
 		return fmt.Errorf("opening archive: %w", err)
 	}
-	defer z.Close() //nolint:errcheck // only read
+	defer z.Close()
 	for _, f := range z.File {
 		if !strings.HasSuffix(f.Name, suffix) {
 			continue
@@ -109,11 +109,11 @@ func unzip1(archive, suffix, target string) error {
 		if err != nil {
 			return fmt.Errorf("reading archive: %w", err)
 		}
-		out, err := os.Create(target) //nolint:gosec // in our own cache
+		out, err := os.Create(target)
 		if err != nil {
 			return errors.Join(fmt.Errorf("unpacking archive: %w", err), in.Close())
 		}
-		_, err = io.Copy(out, in) //nolint:gosec // its checksum is pinned
+		_, err = io.Copy(out, in)
 		return errors.Join(err, in.Close(), out.Close())
 	}
 	return fmt.Errorf("reading archive: no *%s in %s", suffix, filepath.Base(archive))

@@ -128,7 +128,7 @@ func installKafka(ctx context.Context) error {
 	return publish(testenv.KafkaCache(), func(dir string) error {
 		pom := filepath.Join(dir, "pom.xml")
 		text := strings.ReplaceAll(kafkaPOM, "@KAFKA@", testenv.KafkaVersion)
-		if err := os.WriteFile(pom, []byte(text), 0o644); err != nil { //nolint:gosec // nothing secret in it
+		if err := os.WriteFile(pom, []byte(text), 0o644); err != nil {
 			return fmt.Errorf("writing %s: %w", pom, err)
 		}
 		return maven(ctx, "copy-dependencies", "-f", pom, "-DincludeScope=runtime", "-DoutputDirectory="+dir)
@@ -143,7 +143,7 @@ func haveJava() bool {
 	if err != nil {
 		return false
 	}
-	out, err := exec.Command(java, "-version").CombinedOutput() //nolint:gosec // the java that tests will use
+	out, err := exec.Command(java, "-version").CombinedOutput()
 	if err != nil {
 		return false
 	}

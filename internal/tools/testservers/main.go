@@ -110,7 +110,7 @@ func start(ctx context.Context) (env []string, started []closer, err error) {
 // command runs the command. A signal to us reaches it as an interrupt, so that
 // it can end its own children; the servers go after it.
 func command(ctx context.Context, args, env []string) (int, error) {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // what we were asked to run
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
