@@ -20,7 +20,13 @@ func (w *writer) fail(field, why string) {
 	}
 }
 
-func (w *writer) long(v int64) { w.b = binary.AppendVarint(w.b, v) }
+func (w *writer) long(v int64) {
+	if v >= 0 && v < 64 { // lengths and symbols, nearly always
+		w.b = append(w.b, byte(v)<<1)
+		return
+	}
+	w.b = binary.AppendVarint(w.b, v)
+}
 
 func (w *writer) boolean(v bool) {
 	if v {
