@@ -150,14 +150,31 @@ func (m *Mapping) witnessTables() []string {
 	return out
 }
 
+// runPrivileges are what the run role may do with each ledger table: a receipt may be marked as sent and nothing else, and
+// what proves anything cannot be deleted. deploy/postgres-replica.sql says the same.
+var runPrivileges = [][2]string{
+	{"meta", "SELECT, INSERT, UPDATE, DELETE"},
+	{"partition", "SELECT, INSERT, UPDATE"},
+	{"subject", "SELECT, INSERT, UPDATE"},
+	{"fact", "SELECT, INSERT, UPDATE, DELETE"},
+	{"pending", "SELECT, INSERT, UPDATE, DELETE"},
+	{"readback", "SELECT, INSERT, UPDATE, DELETE"},
+	{"receipt", "SELECT, INSERT, UPDATE (sent_at)"},
+	{"parked", "SELECT, INSERT, UPDATE"},
+	{"decision", "SELECT, INSERT, UPDATE"},
+	{"gap", "SELECT, INSERT, UPDATE"},
+	{"status", "SELECT"},
+}
+
 // grant gives the run role data privileges, never DDL.
 func (l ledger) grant(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	var statements []string
 	if o.RunRole != "" {
 		role := quote(o.RunRole)
-		statements = append(statements,
-			`GRANT USAGE ON SCHEMA {s} TO `+role,
-			`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {s} TO `+role)
+		statements = append(statements, `GRANT USAGE ON SCHEMA {s} TO `+role)
+		for _, p := range runPrivileges {
+			statements = append(statements, `GRANT `+p[1]+` ON {s}.`+quote(p[0])+` TO `+role)
+		}
 	}
 	for _, name := range o.StatusRoles {
 		role := quote(name)
@@ -171,8 +188,7 @@ func (l ledger) grant(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	return nil
 }
 
-// activate makes the mapping the active one. Workers of another mapping stop at their next batch. Erased subjects get
-// their phase 2 again under the new one, because it may name more tables.
+// activate makes the mapping the active one. Workers of another mapping stop at their next batch.
 func (l ledger) activate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	for _, m := range []struct{ key, want string }{{metaReplica, o.Name}, {metaSource, o.Source}} {
 		have, _, err := l.readMeta(ctx, tx, m.key)

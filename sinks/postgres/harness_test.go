@@ -1,0 +1,394 @@
+package postgres
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+
+	"lethe/config"
+	"lethe/internal/testenv"
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// tables are a marketing database in small.
+const tables = `
+CREATE TABLE contact (
+	contact_id bigserial PRIMARY KEY, crm_id bigint NOT NULL UNIQUE, firstname text, email text,
+	newsletter boolean NOT NULL DEFAULT true, offers integer NOT NULL DEFAULT 1, reconsent boolean NOT NULL DEFAULT false,
+	no_marketing boolean NOT NULL DEFAULT false, frozen boolean NOT NULL DEFAULT false, usable boolean NOT NULL DEFAULT true,
+	changed_at timestamptz);
+CREATE TABLE note (
+	note_id bigserial PRIMARY KEY, contact_id bigint NOT NULL REFERENCES contact, body text);
+CREATE TABLE do_not_contact (
+	contact_id bigint NOT NULL REFERENCES contact, channel text NOT NULL, reason integer NOT NULL, added_at timestamptz,
+	PRIMARY KEY (contact_id, channel));`
+
+func value(kind string) config.Value { return config.Value{Kind: kind} }
+
+func constant(v any) config.Value { return config.Value{Kind: kindConst, Const: v} }
+
+func set(table string, columns map[string]config.Value) map[string]map[string]config.Value {
+	return map[string]map[string]config.Value{table: columns}
+}
+
+// marketing is the mapping of tables.
+func marketing() *config.Replica {
+	return &config.Replica{
+		Name: "marketing", Recipient: config.Recipient{Name: "Régie", Role: "processor"}, Mode: modeErase,
+		Postgres: &config.PostgresServer{},
+		Person:   config.Person{Table: "contact", Key: "contact_id", CRMKey: []string{"crm_id"}},
+		Suppress: []config.Action{
+			{Set: set("contact", map[string]config.Value{"usable": constant(false)})},
+			{Insert: &config.Insert{Table: "do_not_contact", Values: map[string]config.Value{
+				"contact_id": value(kindKey), "channel": constant("email"), "reason": constant(int64(3)), "added_at": value(kindNow),
+			}}},
+		},
+		Erase: config.Erase{CoolOff: time.Hour, Tables: map[string]*config.EraseTable{
+			"contact": {Set: map[string]config.Value{"firstname": value(kindNull), "email": value(kindNull)}},
+			"note":    {By: "contact_id", Delete: true},
+		}},
+		Consent: []config.ConsentAction{
+			{Purpose: "newsletter", Channel: "email", Set: set("contact", map[string]config.Value{
+				"newsletter": value(kindPermitted), "reconsent": value(kindReconsentDue), "changed_at": value(kindNow),
+			})},
+			{Purpose: "offers", Channel: "email", Set: set("contact", map[string]config.Value{"offers": value(kindPermitted)})},
+		},
+		Objection: []config.ObjectionAction{
+			{Scope: "direct_marketing", Set: set("contact", map[string]config.Value{"no_marketing": value(kindObjected)})},
+		},
+		Restricted: &config.RestrictedAction{Set: set("contact", map[string]config.Value{"frozen": value(kindRestricted)})},
+		Audience:   "select contact_id from contact where newsletter and usable and email is not null",
+	}
+}
+
+// keyring is a set of test keys.
+type keyring struct {
+	seal cipher.AEAD
+	sign ed25519.PrivateKey
+}
+
+func newKeyring(tb testing.TB) *keyring {
+	tb.Helper()
+	block, err := aes.NewCipher(make([]byte, 32))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	seal, err := cipher.NewGCM(block)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, sign, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &keyring{seal: seal, sign: sign}
+}
+
+func (k *keyring) AppendSeal(dst, plain, ad []byte) ([]byte, error) {
+	nonce := make([]byte, k.seal.NonceSize())
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	return k.seal.Seal(append(dst, nonce...), nonce, plain, ad), nil
+}
+
+func (k *keyring) Open(sealed, ad []byte) ([]byte, error) {
+	n := k.seal.NonceSize()
+	if len(sealed) < n {
+		return nil, fmt.Errorf("too short")
+	}
+	return k.seal.Open(nil, sealed[:n], sealed[n:], ad)
+}
+
+func (k *keyring) Sign(data []byte) (uint32, []byte, error) { return 1, ed25519.Sign(k.sign, data), nil }
+
+// Verify implements schema.Verifier.
+func (k *keyring) Verify(_ string, keyID uint32, data, signature []byte) error {
+	if keyID != 1 || !ed25519.Verify(k.sign.Public().(ed25519.PublicKey), data, signature) {
+		return fmt.Errorf("bad signature")
+	}
+	return nil
+}
+
+// prf is HMAC under a key that is its text.
+type prf string
+
+func (p prf) Compute(dst *[32]byte, data []byte) {
+	h := hmac.New(sha256.New, []byte(p))
+	h.Write(data)
+	h.Sum(dst[:0])
+}
+
+// world is one replica database with its ledger, a run role without DDL rights, and a log of one test's events.
+type world struct {
+	testing.TB
+	ctx    context.Context
+	pg     *testenv.Postgres
+	db     string
+	role   string
+	admin  *pgx.Conn
+	pool   *pgxpool.Pool
+	cfg    *config.Replica
+	keys   *keyring
+	ids    *schema.Identifiers
+	r      *Replica
+	places map[int32]sinks.Place
+	number uint64
+	parts  int32
+}
+
+// newWorld makes a world on the shared server of a version; change edits the mapping before setup.
+func newWorld(tb testing.TB, version int, change ...func(*config.Replica)) *world {
+	tb.Helper()
+	w := &world{
+		TB: tb, ctx: tb.Context(), pg: testenv.SharedPostgres(tb, version), cfg: marketing(), keys: newKeyring(tb),
+		ids: schema.NewIdentifiers(prf("subject"), "crm"), places: map[int32]sinks.Place{}, parts: 4,
+	}
+	for _, f := range change {
+		f(w.cfg)
+	}
+	w.role = testenv.UniqueName("lethe_run")
+	w.pg.Exec(tb, "", "CREATE ROLE "+w.role+" LOGIN")
+	tb.Cleanup(func() { w.pg.Exec(tb, "", "DROP ROLE "+w.role) })
+	w.db = w.pg.NewDatabase(tb)
+	w.admin = w.pg.Connect(tb, w.db)
+	w.exec(tables)
+	w.exec("GRANT SELECT, UPDATE ON contact, note, do_not_contact TO " + w.role + "; GRANT INSERT ON do_not_contact TO " + w.role +
+		"; GRANT DELETE ON note, do_not_contact TO " + w.role)
+	w.setup()
+	pool, err := pgxpool.New(w.ctx, w.pg.DSN(w.db, w.role))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(pool.Close)
+	w.pool = pool
+	w.r = w.replica()
+	w.assign()
+	return w
+}
+
+func (w *world) setup() {
+	w.Helper()
+	_, err := Setup(w.ctx, w.admin, SetupOptions{
+		Name: "marketing", Source: "crm", Config: w.cfg, Digest: w.cfg.Digest(), RunRole: w.role,
+	})
+	if err != nil {
+		w.Fatalf("setup: %v", err)
+	}
+}
+
+// replica makes another Replica on the same database: another worker process.
+func (w *world) replica() *Replica {
+	w.Helper()
+	r, err := New(Options{
+		Name: "marketing", Source: "crm", Config: w.cfg, Pool: w.pool, Seal: w.keys, Pseudonym: prf("marketing"), Signer: w.keys,
+		MappingDigest: w.cfg.Digest(), Version: "test", Logger: zerolog.New(zerolog.NewTestWriter(w.TB)),
+		LockTimeout: 2 * time.Second, StatementTimeout: 10 * time.Second,
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(r.Close)
+	return r
+}
+
+func (w *world) assign() {
+	w.Helper()
+	parts := make([]int32, w.parts)
+	for i := range parts {
+		parts[i] = int32(i)
+	}
+	places, err := w.r.Assign(w.ctx, parts)
+	if err != nil {
+		w.Fatalf("assign: %v", err)
+	}
+	for _, p := range places {
+		w.places[p.Partition] = p
+	}
+}
+
+// allPlaces returns the places of all partitions.
+func (w *world) allPlaces() []sinks.Place {
+	out := make([]sinks.Place, 0, len(w.places))
+	for i := range w.parts {
+		out = append(out, w.places[i])
+	}
+	return out
+}
+
+func (w *world) exec(sql string, args ...any) {
+	w.Helper()
+	if _, err := w.admin.Exec(w.ctx, sql, args...); err != nil {
+		w.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// one returns the text of one value.
+func (w *world) one(sql string, args ...any) string {
+	w.Helper()
+	var v any
+	if err := w.admin.QueryRow(w.ctx, "SELECT to_jsonb(x.*)::text FROM ("+sql+") x", args...).Scan(&v); err != nil {
+		w.Fatalf("%s: %v", sql, err)
+	}
+	return fmt.Sprint(v)
+}
+
+// want compares the rows of a query, one text line each, columns joined by |.
+func (w *world) want(sql, want string, args ...any) {
+	w.Helper()
+	rows, err := w.admin.Query(w.ctx, sql, args...)
+	if err != nil {
+		w.Fatalf("%s: %v", sql, err)
+	}
+	defer rows.Close()
+	var lines []string
+	for rows.Next() {
+		values, err := rows.Values()
+		if err != nil {
+			w.Fatal(err)
+		}
+		parts := make([]string, len(values))
+		for i, v := range values {
+			parts[i] = fmt.Sprint(v)
+		}
+		lines = append(lines, strings.Join(parts, "|"))
+	}
+	if rows.Err() != nil {
+		w.Fatalf("%s: %v", sql, rows.Err())
+	}
+	if got := strings.Join(lines, "\n"); got != want {
+		w.Errorf("%s\n got: %s\nwant: %s", sql, got, want)
+	}
+}
+
+// person inserts rows into contact; their CRM ids are the arguments.
+func (w *world) person(ids ...int) {
+	w.Helper()
+	for _, id := range ids {
+		w.exec(`INSERT INTO contact (crm_id, firstname, email) VALUES ($1, 'Jeanne', $2)`, id, fmt.Sprintf("p%d@exemple.fr", id))
+		w.exec(`INSERT INTO note (contact_id, body) SELECT contact_id, 'called' FROM contact WHERE crm_id = $1`, id)
+	}
+}
+
+func crmKey(id int) []byte { return schema.CanonicalKey(nil, []byte(strconv.Itoa(id))) }
+
+// event makes the next event of the source about a person.
+func (w *world) event(id int, body schema.Body) *schema.Event {
+	w.number++
+	return w.eventAt(id, w.number, body)
+}
+
+func (w *world) eventAt(id int, number uint64, body schema.Body) *schema.Event {
+	key := crmKey(id)
+	ev := &schema.Event{
+		Header: schema.Header{
+			EventID: w.ids.EventID(schema.EventKey{Number: number, Table: "t", PK: []byte(strconv.Itoa(id)), Rule: "r"}),
+			Order:   schema.NewOrder(0, 1, number, 0), SubjectRef: w.ids.SubjectRef(key), Source: "crm",
+			CommittedAt: time.Now().UTC().Truncate(time.Millisecond), DetectedAt: time.Now().UTC().Truncate(time.Millisecond), Rule: "r",
+		},
+		Body: body, CRMKey: key,
+	}
+	switch body.(type) {
+	case *schema.SubjectErasure, *schema.CaseDecision:
+		ev.CaseID = w.ids.CaseID(ev.SubjectRef)
+	case *schema.Heartbeat, *schema.Gap, *schema.PassMarker:
+		ev.SubjectRef, ev.CRMKey = schema.SubjectRef{}, nil
+	}
+	return ev
+}
+
+func consent(purpose string, state schema.ConsentState) *schema.ConsentChange {
+	return &schema.ConsentChange{Purpose: purpose, Channel: "email", State: state, LegalBasis: "consent"}
+}
+
+func (w *world) partition(ev *schema.Event) int32 { return int32(ev.SubjectRef[0]) % w.parts }
+
+// batch lays events out as the log would: by partition, offsets from the places on.
+func (w *world) batch(events ...*schema.Event) *sinks.Batch {
+	w.Helper()
+	b := &sinks.Batch{}
+	for part := range w.parts {
+		p := w.places[part]
+		next := p.NextOffset
+		for _, ev := range events {
+			if w.partition(ev) != part {
+				continue
+			}
+			value, err := schema.NewEncoder(w.keys).Append(nil, ev)
+			if err != nil {
+				w.Fatalf("encoding event: %v", err)
+			}
+			b.Records = append(b.Records, sinks.Record{
+				Partition: part, Offset: next, Key: ev.SubjectRef.AppendText(nil), Value: value, Event: ev,
+			})
+			next++
+		}
+		if next != p.NextOffset {
+			b.From = append(b.From, p)
+		}
+	}
+	return b
+}
+
+// apply commits one batch and moves the places.
+func (w *world) apply(events ...*schema.Event) sinks.Outcome {
+	w.Helper()
+	out, err := w.r.Apply(w.ctx, w.batch(events...))
+	if err != nil {
+		w.Fatalf("apply: %v", err)
+	}
+	for _, p := range out.Places {
+		w.places[p.Partition] = p
+	}
+	return out
+}
+
+// due runs the chores of all partitions.
+func (w *world) due() time.Time {
+	w.Helper()
+	next, err := w.r.RunDue(w.ctx, w.allPlaces())
+	if err != nil {
+		w.Fatalf("chores: %v", err)
+	}
+	return next
+}
+
+// receipts returns all receipts, verified, in the order in which they were made.
+func (w *world) receipts() []*schema.Receipt {
+	w.Helper()
+	rows, err := w.admin.Query(w.ctx, `SELECT body FROM lethe.receipt ORDER BY made_at, state`)
+	if err != nil {
+		w.Fatal(err)
+	}
+	bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		w.Fatal(err)
+	}
+	out := make([]*schema.Receipt, len(bodies))
+	for i, b := range bodies {
+		signed, err := schema.DecodeSignedReceipt(b)
+		if err != nil {
+			w.Fatalf("receipt: %v", err)
+		}
+		if out[i], err = schema.VerifyReceipt(w.keys, signed); err != nil {
+			w.Fatalf("receipt: %v", err)
+		}
+	}
+	return out
+}
