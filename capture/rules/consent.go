@@ -155,7 +155,7 @@ func (r *consentRule) insert(x *row, out []Draft) ([]Draft, error) {
 // says now. Codes that the maps take for the same do not count: both events would have one place in the log, and of two
 // facts in one place the stricter would stay.
 func (r *consentRule) moved(x *row) (bool, error) {
-	if x.arrived() {
+	if x.arrived {
 		return true, nil
 	}
 	if x.same(r.scopeCols) {

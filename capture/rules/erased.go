@@ -38,14 +38,13 @@ type erasedRule struct {
 func (*erasedRule) ops() ops { return ops{insert: true, update: true} }
 
 func (r *erasedRule) apply(x *row, out []Draft) ([]Draft, error) {
-	arrived := x.arrived()
-	if !arrived && r.when.unchanged(x) {
+	if !x.arrived && r.when.unchanged(x) {
 		return out, nil
 	}
 	if held, err := r.when.holds(x, after); err != nil || !held {
 		return out, err
 	}
-	if !arrived {
+	if !x.arrived {
 		if held, known, err := r.when.was(x); err != nil || known && held {
 			return out, err
 		}
@@ -101,7 +100,7 @@ type keyChangeRule struct{}
 func (keyChangeRule) ops() ops { return ops{update: true} }
 
 func (keyChangeRule) apply(x *row, out []Draft) ([]Draft, error) {
-	if x.c.Op == capture.OpUpdate && x.arrived() {
+	if x.c.Op == capture.OpUpdate && x.arrived {
 		x.notice(NoticeSubjectKeyChanged)
 	}
 	return out, nil

@@ -30,6 +30,7 @@ type row struct {
 	keys     []byte
 	parts    [][]byte
 	counted  bool // the row was counted as one of nobody
+	arrived  bool // see arrives
 }
 
 type subjectKey struct {
@@ -47,6 +48,7 @@ func (x *row) reset(e *Engine, b *binding, tx *capture.Transaction, c *capture.C
 	x.subjects = [2]subjectKey{}
 	x.pk, x.pkKnown, x.counted = nil, false, false
 	x.keys = x.keys[:0]
+	x.arrived = x.arrives()
 	return nil
 }
 
@@ -142,10 +144,17 @@ func equal(a, b capture.Value) bool {
 	return a.State == b.State && (a.State != capture.Present || bytes.Equal(a.Text, b.Text))
 }
 
-// arrived reports whether the row is new to its subject: an INSERT, or an UPDATE that gave it another owner. Then the old
+// arrives reports whether the row is new to its subject: an INSERT, or an UPDATE that gave it another owner. Then the old
 // image says nothing about the subject of the new one.
-func (x *row) arrived() bool {
-	return x.c.Op == capture.OpInsert || x.knownBefore(x.b.subject) && !x.same(x.b.subject)
+func (x *row) arrives() bool {
+	switch x.c.Op {
+	case capture.OpInsert:
+		return true
+	case capture.OpUpdate:
+		return x.c.Old != nil && x.knownBefore(x.b.subject) && !x.same(x.b.subject)
+	case capture.OpDelete, capture.OpTruncate, capture.OpMessage:
+	}
+	return false
 }
 
 // subject returns the canonical CRM key of an image's owner, nil for a row that belongs to nobody because a column of
@@ -191,14 +200,14 @@ func (x *row) identity() ([]byte, error) {
 	if x.c.Op == capture.OpDelete {
 		img = before
 	}
+	var err error
 	if len(x.b.identity) == 0 {
-		pk, err := x.subject(img)
-		x.pk, x.pkKnown = pk, err == nil
-		return pk, err
+		x.pk, err = x.subject(img)
+	} else {
+		x.pk, err = x.key(x.b.identity, img)
 	}
-	pk, err := x.key(x.b.identity, img)
-	x.pk, x.pkKnown = pk, err == nil
-	return pk, err
+	x.pkKnown = err == nil
+	return x.pk, err
 }
 
 // draft makes the event of one subject of the row; a row of nobody makes none.
@@ -214,6 +223,9 @@ func (x *row) draft(out []Draft, rule string, img image, body schema.Body) ([]Dr
 	pk, err := x.identity()
 	if err != nil {
 		return out, err
+	}
+	if pk == nil {
+		pk = subject // the row has lost its owner, and the event is about that
 	}
 	return append(out, Draft{Rule: rule, PK: pk, SubjectKey: subject, Body: body}), nil
 }

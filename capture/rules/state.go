@@ -32,15 +32,14 @@ type objectionRule struct {
 func (*objectionRule) ops() ops { return ops{insert: true, update: true} }
 
 func (r *objectionRule) apply(x *row, out []Draft) ([]Draft, error) {
-	arrived := x.arrived()
-	if !arrived && r.when.unchanged(x) {
+	if !x.arrived && r.when.unchanged(x) {
 		return out, nil
 	}
 	raised, err := r.when.holds(x, after)
-	if err != nil || arrived && !raised {
+	if err != nil || x.arrived && !raised {
 		return out, err
 	}
-	if !arrived {
+	if !x.arrived {
 		if held, known, err := r.when.was(x); err != nil || known && held == raised {
 			return out, err
 		}
@@ -93,15 +92,14 @@ type restrictedRule struct {
 func (*restrictedRule) ops() ops { return ops{insert: true, update: true} }
 
 func (r *restrictedRule) apply(x *row, out []Draft) ([]Draft, error) {
-	arrived := x.arrived()
-	if !arrived && (r.when == nil || r.when.unchanged(x)) && x.same(r.until) {
+	if !x.arrived && (r.when == nil || r.when.unchanged(x)) && x.same(r.until) {
 		return out, nil
 	}
 	is, err := r.state(x, after)
-	if err != nil || arrived && !is.Imposed {
+	if err != nil || x.arrived && !is.Imposed {
 		return out, err
 	}
-	if !arrived && r.known(x) {
+	if !x.arrived && r.known(x) {
 		was, err := r.state(x, before)
 		if err != nil || was.Imposed == is.Imposed && was.Until.Equal(is.Until) {
 			return out, err
