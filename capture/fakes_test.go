@@ -33,8 +33,12 @@ type world struct {
 	changes    int
 	maxHeld    int // bytes of units alive at once
 	stuck      chan struct{}
+	running    bool
+	inChange   bool // although the source heeds Full
+	lateAcks   int           // given when the source had ended
 
 	log       [partitions][]logged
+	have      map[string]int // records by the order without its ordinal
 	publishes int
 	onPublish func(n int) (part int, err error) // partitions below part take their batch, then err
 	openErr   error
@@ -75,7 +79,7 @@ func (textEncoder) Append(dst []byte, ev *schema.Event) ([]byte, error) {
 
 func newWorld(t *testing.T) *world {
 	return &world{
-		t: t, panicAt: -1, sourceErrs: map[int]error{},
+		t: t, panicAt: -1, have: map[string]int{}, sourceErrs: map[int]error{},
 		identity: Identity{SystemID: "1", Epoch: 1, Slot: "lethe", SlotGeneration: "a"},
 	}
 }
@@ -114,6 +118,12 @@ func (w *world) pipeline(change ...func(*Options)) *Pipeline {
 func (w *world) Run(ctx context.Context, from *Checkpoint, h Handler) error {
 	w.mu.Lock()
 	w.runs++
+	w.running = true
+	defer func() {
+		w.mu.Lock()
+		w.running = false
+		w.mu.Unlock()
+	}()
 	w.from = append(w.from, from)
 	w.mu.Unlock()
 	table := &Table{Name: "public.customer"}
@@ -142,7 +152,10 @@ func (w *world) Run(ctx context.Context, from *Checkpoint, h Handler) error {
 					return ctx.Err()
 				}
 			}
-			if err := h.Change(&Change{Op: OpUpdate, Table: table, Message: []byte(subject)}); err != nil {
+			w.setInChange(true)
+			err := h.Change(&Change{Op: OpUpdate, Table: table, Message: []byte(subject)})
+			w.setInChange(false)
+			if err != nil {
 				return err
 			}
 		}
@@ -154,6 +167,12 @@ func (w *world) Run(ctx context.Context, from *Checkpoint, h Handler) error {
 	return ctx.Err()
 }
 
+func (w *world) setInChange(in bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.inChange = in
+}
+
 // Acknowledge implements Source. Nothing may be acknowledged that is not in the topic and in the checkpoint.
 func (w *world) Acknowledge(p Position) {
 	w.mu.Lock()
@@ -163,17 +182,13 @@ func (w *world) Acknowledge(p Position) {
 	}
 	w.complete("acknowledged", p)
 	w.acked = p
+	if !w.running {
+		w.lateAcks++
+	}
 }
 
 // complete checks that every event of every transaction up to p is in the topic; the caller holds mu.
 func (w *world) complete(what string, p Position) {
-	have := map[string]int{}
-	for i := range w.log {
-		for _, r := range w.log[i] {
-			f := strings.Fields(r.value)
-			have[f[1][:32]]++ // the order without its ordinal
-		}
-	}
 	for i := range w.script {
 		s := &w.script[i]
 		if s.tx.Position.End > p.End {
@@ -194,7 +209,7 @@ func (w *world) complete(what string, p Position) {
 			inc = w.saved.Incarnation
 		}
 		o := schema.NewOrder(inc, s.tx.Position.Epoch, s.tx.Position.Commit, 0)
-		if got := have[fmt.Sprintf("%x", o[:16])]; got < want {
+		if got := w.have[fmt.Sprintf("%x", o[:16])]; got < want {
 			w.problem("%s %s when Kafka held %d of %d events of %s", what, p, got, want, s.tx.Position)
 		}
 	}
@@ -316,6 +331,9 @@ func (w *world) Publish(ctx context.Context, cu Unit) error {
 	}
 	for n := range part {
 		w.log[n] = append(w.log[n], u.parts[n]...)
+		for _, r := range u.parts[n] {
+			w.have[strings.Fields(r.value)[1][:32]]++
+		}
 	}
 	w.maxHeld = max(w.maxHeld, u.records)
 	return err
