@@ -102,15 +102,23 @@ func eachPlace(rows pgx.Rows, fn func(i int)) error {
 	return rows.Err()
 }
 
-// queueFold writes the columns of one table that follow from the fold, where they differ.
-func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*subject) {
-	values := make([][]*bool, len(ft.columns))
-	holes := make([]bool, len(ft.columns)) // a subject says nothing about the column
-	used := make([]bool, len(ft.columns))
-	for c := range values {
-		values[c] = make([]*bool, 0, len(list))
+// foldValues are the columns of one table that follow from the fold, for the subjects that it says something about.
+type foldValues struct {
+	list   []*subject
+	values [][]*bool // by column, then subject; nil: the fold says nothing about it
+	used   []bool    // by column
+	holes  []bool    // by column: some subject has a nil
+}
+
+// foldValues asks the fold for every column of one table.
+func (e *effects) foldValues(ft *foldTable, list []*subject) foldValues {
+	out := foldValues{
+		values: make([][]*bool, len(ft.columns)), used: make([]bool, len(ft.columns)), holes: make([]bool, len(ft.columns)),
+		list: make([]*subject, 0, len(list)),
 	}
-	concerned := make([]*subject, 0, len(list))
+	for c := range out.values {
+		out.values[c] = make([]*bool, 0, len(list))
+	}
 	row := make([]*bool, len(ft.columns))
 	for _, x := range list {
 		v := sinks.Fold(x.facts, x.erased(), e.now)
@@ -124,25 +132,49 @@ func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*subject) {
 		if !any {
 			continue
 		}
-		concerned = append(concerned, x)
+		out.list = append(out.list, x)
 		for c := range row {
-			values[c] = append(values[c], row[c])
-			used[c] = used[c] || row[c] != nil
-			holes[c] = holes[c] || row[c] == nil
+			out.values[c] = append(out.values[c], row[c])
+			out.used[c] = out.used[c] || row[c] != nil
+			out.holes[c] = out.holes[c] || row[c] == nil
 		}
 	}
-	if len(concerned) == 0 {
+	return out
+}
+
+// columns adds the arrays of the used columns to a statement: for each its place in ft.columns and the SQL of its value,
+// which is NULL where the fold says nothing.
+func (f *foldValues) columns(ft *foldTable) (extra []whoColumn, places []int, sql []string) {
+	for c := range ft.columns {
+		if !f.used[c] {
+			continue
+		}
+		name := "a" + strconv.Itoa(c)
+		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: f.values[c]})
+		value := "v." + name
+		if ft.columns[c].asNumber {
+			value += "::int"
+		}
+		places, sql = append(places, c), append(sql, value+"::"+ft.columns[c].column.typ)
+	}
+	return extra, places, sql
+}
+
+// queueFold writes the columns of one table that follow from the fold, where they differ.
+func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*subject) {
+	f := e.foldValues(ft, list)
+	if len(f.list) == 0 {
 		return
 	}
 	s := &statement{}
-	e.foldStatement(s, ft, concerned, values, used, holes)
+	e.foldStatement(s, ft, &f)
 	label := ft.table.label()
 	own := ft.by == nil && ft.table.oid == e.m.person.oid
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
 		return eachPlace(rows, func(i int) {
-			concerned[i].effect.changed(label, actionFold, 1)
+			f.list[i].effect.changed(label, actionFold, 1)
 			if own {
-				concerned[i].effect.matched = true
+				f.list[i].effect.matched = true
 			}
 		})
 	})
@@ -158,22 +190,12 @@ func boolPointer(v bool) *bool {
 	return &no
 }
 
-func (e *effects) foldStatement(s *statement, ft *foldTable, list []*subject, values [][]*bool, used, holes []bool) {
-	var extra []whoColumn
+func (e *effects) foldStatement(s *statement, ft *foldTable, f *foldValues) {
 	var set, differs []string
-	for c := range ft.columns {
-		if !used[c] {
-			continue
-		}
-		col := ft.columns[c].column
-		name := "a" + strconv.Itoa(c)
-		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: values[c]})
-		value := "v." + name
-		if ft.columns[c].asNumber {
-			value += "::int"
-		}
-		value += "::" + col.typ
-		if holes[c] {
+	extra, places, values := f.columns(ft)
+	for k, c := range places {
+		col, value := ft.columns[c].column, values[k]
+		if f.holes[c] {
 			value = "coalesce(" + value + ", t." + col.sql() + ")"
 		}
 		set = append(set, col.sql()+" = "+value)
@@ -182,7 +204,7 @@ func (e *effects) foldStatement(s *statement, ft *foldTable, list []*subject, va
 	for _, col := range ft.now {
 		set = append(set, col.sql()+" = now()::"+col.typ)
 	}
-	who := s.who(e.m, list, extra...)
+	who := s.who(e.m, f.list, extra...)
 	from, where, _ := e.m.reach(ft.join)
 	s.WriteString("UPDATE " + ft.table.sql() + " AS t SET " + strings.Join(set, ", ") + " FROM " + who + from +
 		" WHERE " + where + " AND (" + strings.Join(differs, " OR ") + ") RETURNING v.i")
