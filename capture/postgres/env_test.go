@@ -71,7 +71,9 @@ func (e *env) tx(tb testing.TB, statements ...string) {
 }
 
 // table makes a table that the Sources need, and gives it the columns.
-func (e *env) need(table string, columns ...string) { e.needs[table] = postgres.TableNeeds{Columns: columns} }
+func (e *env) need(table string, columns ...string) {
+	e.needs[table] = postgres.TableNeeds{Columns: columns}
+}
 
 // publish makes a publication of the needed tables, and the slot.
 func (e *env) publish(tb testing.TB) {
