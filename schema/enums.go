@@ -41,7 +41,7 @@ func (n names) text(i uint8, what string) string {
 func (n names) index(s, what string) (uint8, error) {
 	for i := range n {
 		if n[i] == s && s != "" {
-			return uint8(i), nil //nolint:gosec // no list has 256 names
+			return uint8(i), nil
 		}
 	}
 	known := n

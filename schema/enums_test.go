@@ -19,7 +19,7 @@ func checkEnum[E interface {
 		if want == "" {
 			continue
 		}
-		e := E(i) //nolint:gosec // small
+		e := E(i)
 		text, err := e.MarshalText()
 		if e.String() != want || string(text) != want || err != nil {
 			t.Errorf("%d prints as %s, want %s", i, e, want)
@@ -73,8 +73,8 @@ func TestSymbolsAreTheConstants(t *testing.T) {
 			name, _ := def["name"].(string)
 			seen[name] = true
 			var got []string
-			for _, s := range def["symbols"].([]any) { //nolint:forcetypeassert // else the test fails
-				got = append(got, s.(string)) //nolint:forcetypeassert // as above
+			for _, s := range def["symbols"].([]any) {
+				got = append(got, s.(string))
 			}
 			if !slices.Equal(got, want[name]) {
 				t.Errorf("%s of %s: %v, want %v", name, recordName(record), got, want[name])
@@ -132,7 +132,7 @@ func TestEventsHaveOneHeader(t *testing.T) {
 
 func TestOnlyGivenAndRenewedPermit(t *testing.T) {
 	for i := range consentNames {
-		s := ConsentState(i) //nolint:gosec // small
+		s := ConsentState(i)
 		if s.Permits() != (s == ConsentGiven || s == ConsentRenewedGiven) {
 			t.Errorf("%s permits: %t", s, s.Permits())
 		}

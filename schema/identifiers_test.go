@@ -125,7 +125,7 @@ func TestOrderComparesByItsParts(t *testing.T) {
 		small := rapid.Uint32Range(0, 300)
 		draw := func() ([4]uint64, Order) {
 			p := [4]uint64{uint64(small.Draw(t, "inc")), uint64(small.Draw(t, "epoch")), rapid.Uint64().Draw(t, "n"), uint64(small.Draw(t, "ord"))}
-			return p, NewOrder(uint32(p[0]), uint32(p[1]), p[2], uint32(p[3])) //nolint:gosec // drawn as 32 bits
+			return p, NewOrder(uint32(p[0]), uint32(p[1]), p[2], uint32(p[3]))
 		}
 		a, oa := draw()
 		b, ob := draw()

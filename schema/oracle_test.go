@@ -211,11 +211,11 @@ func genSlice[T any](t *rapid.T, label string, item func() T) (out []T) {
 }
 
 func genEvent(t *rapid.T) *Event {
-	typ := Type(rapid.IntRange(int(TypeSubjectErasure), int(TypePassMarker)).Draw(t, "type")) //nolint:gosec // small
+	typ := Type(rapid.IntRange(int(TypeSubjectErasure), int(TypePassMarker)).Draw(t, "type"))
 	ev := &Event{
 		Header: Header{
 			EventID: gen16(t, "event id"), Order: genOrder(t, "order"), CaseID: gen16(t, "case id"), Source: genText.Draw(t, "source"),
-			Kind: Kind(rapid.IntRange(0, 1).Draw(t, "kind")), RunID: genText.Draw(t, "run id"), CommittedAt: genMilli.Draw(t, "committed"), //nolint:gosec // small
+			Kind: Kind(rapid.IntRange(0, 1).Draw(t, "kind")), RunID: genText.Draw(t, "run id"), CommittedAt: genMilli.Draw(t, "committed"),
 			DetectedAt: genMilli.Draw(t, "detected"), Rule: genText.Draw(t, "rule"), ConfigDigest: gen32(t, "digest"),
 		},
 		Body: genBody(t, typ),
@@ -233,7 +233,7 @@ func genEvent(t *rapid.T) *Event {
 func genBody(t *rapid.T, typ Type) Body {
 	text := func(label string) string { return genText.Draw(t, label) }
 	flag := func(label string) bool { return rapid.Bool().Draw(t, label) }
-	small := func(label string, n names) uint8 { return uint8(rapid.IntRange(0, len(n)-1).Draw(t, label)) } //nolint:gosec // small
+	small := func(label string, n names) uint8 { return uint8(rapid.IntRange(0, len(n)-1).Draw(t, label)) }
 	switch typ {
 	case TypeSubjectErasure:
 		return &SubjectErasure{
@@ -280,7 +280,7 @@ func genBody(t *rapid.T, typ Type) Body {
 
 func genReceipt(t *rapid.T) *Receipt {
 	text := func(label string) string { return genText.Draw(t, label) }
-	small := func(label string, n names) uint8 { return uint8(rapid.IntRange(0, len(n)-1).Draw(t, label)) } //nolint:gosec // small
+	small := func(label string, n names) uint8 { return uint8(rapid.IntRange(0, len(n)-1).Draw(t, label)) }
 	r := &Receipt{
 		ReceiptID: gen16(t, "receipt"), EventID: gen16(t, "event"), EventType: Type(small("type", typeSymbols) + 1), CaseID: gen16(t, "case"),
 		Source: text("source"), Replica: text("replica"), Recipient: text("recipient"), State: ReceiptState(small("state", receiptNames)),

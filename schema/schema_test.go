@@ -118,7 +118,7 @@ func sampleReceipts() map[string]*Receipt {
 	return map[string]*Receipt{
 		"receipt_erasure": {
 			ReceiptID: testIDs.ReceiptID(EventID{1}, "marketing", ReceiptVerified, 1), EventID: EventID{1}, EventType: TypeSubjectErasure,
-			CaseID: CaseID{2}, Source: "crm", Replica: "marketing", Recipient: "Régie Exemple SAS", State: ReceiptVerified, Attempt: 1,
+			CaseID: CaseID{2}, Source: "crm", Replica: "marketing", Recipient: "Régie Martin SAS", State: ReceiptVerified, Attempt: 1,
 			MatchMethod: "crm_key", Rows: []TableRows{{"leads", "set", 1, 1}, {"lead_notes", "delete", 300, 299}}, Evidence: EvidenceReadBack,
 			Verification: &Verification{Method: "columns+audience", At: commitTime.Add(time.Minute)},
 			Residuals:    []Residual{{"wal", commitTime.AddDate(0, 0, 7)}, {"backup", commitTime.AddDate(0, 0, 35)}},

@@ -58,7 +58,7 @@ func load(dir, name string) (*keyset.Handle, error) {
 
 // readFile checks the mode of the file that it has open, not of a name that may be another file by then.
 func readFile(file string, secret bool) (data []byte, err error) {
-	f, err := os.Open(file) //nolint:gosec // an operator's folder, names checked by parseName
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("opening keyset: %w", err)
 	}
@@ -124,7 +124,7 @@ func writeFile(file string, data []byte, create bool) error {
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the operator's folder
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

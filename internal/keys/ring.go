@@ -167,10 +167,10 @@ func (r *Ring) add(dir, name string) error {
 }
 
 func (r *Ring) addPRFs(name, replica string, keys []MatchKey) {
-	switch {
-	case name == nameSubject:
+	switch name {
+	case nameSubject:
 		r.subject = keys[0].PRF
-	case name == nameMatch:
+	case nameMatch:
 		r.match = keys
 	default:
 		r.pseudos[replica] = keys[0].PRF
