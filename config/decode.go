@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"bytes"
 
 	"gopkg.in/yaml.v3"
 )
@@ -105,7 +104,7 @@ func pathElement(name string) string {
 	return name
 }
 
-// value follows nothing: aliases are refused, so that a path has one line and a small file cannot grow without bound.
+// usable refuses aliases and unknown tags: nothing is followed, so that a path has one line and a small file cannot grow without bound.
 func (it item) usable() bool {
 	if it.n.Kind == yaml.AliasNode || it.n.Anchor != "" {
 		it.fault("write the value out where it is used", "anchors and aliases are not supported")
@@ -390,7 +389,7 @@ func (it item) constant() (any, bool) {
 		return nil, true
 	case "!!bool":
 		var b bool
-		err, v = it.n.Decode(&b), nil
+		err = it.n.Decode(&b)
 		v = b
 	case "!!int":
 		var i int64

@@ -28,7 +28,7 @@ func (f Fault) String() string {
 }
 
 // Faults is the error of Load and Parse: everything that is wrong, in the order of the file.
-type Faults struct {
+type Faults struct { //nolint:errname // It is a list of faults, and named for what is in it.
 	File string
 	List []Fault
 }

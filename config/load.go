@@ -181,11 +181,11 @@ func absolute(folder, name string) string {
 
 // readBounded reads a file up to just past maxFile, which is enough for the caller to see that it is too large.
 func readBounded(name string) ([]byte, error) {
-	f, err := os.Open(name) //nolint:gosec // The operator names the file; that is what it is for.
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // Read only: nothing can be lost.
+	defer f.Close()
 	var b bytes.Buffer
 	if _, err := b.ReadFrom(io.LimitReader(f, maxFile+1)); err != nil {
 		return nil, err

@@ -52,7 +52,7 @@ func TestFaults(t *testing.T) {
 
 func parseFile(t testing.TB, name string) *Config {
 	t.Helper()
-	data, err := os.ReadFile(name) //nolint:gosec // A file of this package's testdata.
+	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func TestFaultsOfOthers(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, name := range []string{"testdata/design.yaml", "testdata/postgres.yaml", "example.yaml"} {
-		data, err := os.ReadFile(name) //nolint:gosec // A file of this package.
+		data, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
 		}

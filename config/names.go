@@ -206,12 +206,8 @@ var mysqlForm = regexp.MustCompile(`^(?s)(?:(?P<user>[^@/]*)@)?[a-z]+(?:\([^)]*\
 
 // parseMySQLDSN accepts user@tcp(host:port)/database?params, without a password in it.
 func parseMySQLDSN(s string) (string, error) {
-	user := s
-	if at := strings.LastIndex(s, "@"); at >= 0 {
-		user = s[:at]
-		if strings.Contains(user, ":") {
-			return "", errPassword
-		}
+	if at := strings.LastIndex(s, "@"); at >= 0 && strings.Contains(s[:at], ":") {
+		return "", errPassword
 	}
 	if !mysqlForm.MatchString(s) {
 		return "", errors.New("is no DSN; write user@tcp(host:3306)/database?tls=true")

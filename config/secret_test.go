@@ -21,7 +21,7 @@ func TestSecretPrintsNowhere(t *testing.T) {
 	}
 	for form, got := range map[string]string{
 		"%v": fmt.Sprintf("%v", holder), "%+v": fmt.Sprintf("%+v", holder), "%#v": fmt.Sprintf("%#v", holder.Password),
-		"%s": fmt.Sprintf("%s", holder.Password), "%q": fmt.Sprintf("%q", holder.Password), "%x": fmt.Sprintf("%x", holder.Password),
+		"%s": fmt.Sprintf("<%s>", holder.Password), "%q": fmt.Sprintf("%q", holder.Password), "%x": fmt.Sprintf("%x", holder.Password),
 		"JSON": strings.NewReplacer(`\u003c`, "<", `\u003e`, ">").Replace(string(asJSON)), "YAML": string(asYAML),
 	} {
 		if want := "<secret>"; form != "%x" && !strings.Contains(got, want) || strings.Contains(got, "hunter2") || strings.Contains(got, fmt.Sprintf("%x", "hunter2")) {

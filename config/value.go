@@ -32,8 +32,11 @@ type valueUse struct {
 }
 
 var (
-	forSuppress = valueUse{"suppress", []string{KindNull, KindConst, KindNow},
-		"suppressing is undone by cancel: it sets flags and codes, and leaves personal values to erase"}
+	forSuppress = valueUse{
+		"suppress",
+		[]string{KindNull, KindConst, KindNow},
+		"suppressing is undone by cancel: it sets flags and codes, and leaves personal values to erase",
+	}
 	forInsert     = valueUse{"insert", []string{KindNull, KindConst, KindNow, KindKey}, "a new row has nothing that could be shortened"}
 	forErase      = valueUse{"erase", []string{KindNull, KindConst, KindToken, KindTruncate, KindGeneralise, KindNow}, ""}
 	forConsent    = valueUse{"consent", []string{KindPermitted, KindReconsentDue, KindNow}, "these columns follow the fold of all facts ($now: the time of its last change)"}

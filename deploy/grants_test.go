@@ -63,7 +63,7 @@ func (d *database) connect(role string) *pgx.Conn {
 func (d *database) try(role, sql string, args ...any) error {
 	d.t.Helper()
 	conn := d.connect(role)
-	defer conn.Close(context.WithoutCancel(d.t.Context())) //nolint:errcheck // A test's connection.
+	defer conn.Close(context.WithoutCancel(d.t.Context()))
 	_, err := conn.Exec(d.t.Context(), sql, args...)
 	return err
 }
@@ -90,7 +90,7 @@ func (d *database) denied(role, sql string) {
 func (d *database) query(sql string, args ...any) string {
 	d.t.Helper()
 	conn := d.connect(d.server.Superuser())
-	defer conn.Close(context.WithoutCancel(d.t.Context())) //nolint:errcheck // A test's connection.
+	defer conn.Close(context.WithoutCancel(d.t.Context()))
 	var s string
 	if err := conn.QueryRow(d.t.Context(), sql, args...).Scan(&s); err != nil {
 		d.t.Fatalf("%v\n%s", err, sql)
@@ -129,7 +129,7 @@ func (d *database) mustScript(file string, variables ...string) {
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()
-	data, err := os.ReadFile(name) //nolint:gosec // Files of this module.
+	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
