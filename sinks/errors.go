@@ -44,6 +44,9 @@ var (
 	ErrDigest = errors.New("mapping digest is not the active one")
 )
 
+// CodePaused is the code of the errors by which a replica says that an operator holds it.
+const CodePaused = "paused"
+
 // Error is an error of a sink with what an operator needs. None of its fields may hold a personal value: Err is reduced
 // to code and class (internal/pii) before it gets here.
 type Error struct {

@@ -206,6 +206,9 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 			}
 			troubled = true
 			wait := r.next(class)
+			if CodeOf(err) == CodePaused {
+				wait = s.w.o.PauseCheck
+			}
 			s.trouble(doing, err, wait)
 			if !pause(ctx, wait) {
 				return errOver
@@ -225,7 +228,10 @@ func (s *session) trouble(doing string, err error, wait time.Duration) {
 	class := Classify(err)
 	state := StateRetrying
 	ev := s.w.log.Warn()
-	if class == Permanent {
+	switch {
+	case CodeOf(err) == CodePaused:
+		state = StatePaused
+	case class == Permanent:
 		state, ev = StateHalted, s.w.log.Error()
 	}
 	ev.Str("op", doing).Str("class", class.String()).Str("code", CodeOf(err)).Str("hint", HintOf(err)).Dur("retry_in", wait).

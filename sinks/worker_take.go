@@ -60,11 +60,8 @@ func continues(pl Place, b Bounds) (cause, hint string) {
 	case b.End < pl.NextOffset, b.End < b.Hinted:
 		return "log_shorter", fmt.Sprintf("the log ends at offset %d, this replica is at %d: the topic was made anew or lost records: %s",
 			b.End, max(pl.NextOffset, b.Hinted), gapHint(nil))
-	case b.Before == nil || pl.LastEventID == [16]byte{}:
-		return "", ""
-	case b.Before.Event == nil:
-		return "record_unreadable", "the record in front of this replica's place cannot be decoded: check that the seal keys of the " +
-			"retained part of the topic are all in the keys directory"
+	case b.Before == nil || b.Before.Event == nil || pl.LastEventID == [16]byte{}:
+		return "", "" // nothing to compare with: expired, or parked because it could not be decoded
 	case b.Before.Offset != pl.NextOffset-1 || b.Before.Event.EventID != pl.LastEventID:
 		return "topic_recreated", "the record in front of this replica's place is another one than it has applied: the topic was made anew: " + gapHint(nil)
 	}

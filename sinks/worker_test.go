@@ -1,0 +1,635 @@
+package sinks_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"lethe/schema"
+	"lethe/sinks"
+	"lethe/sinks/sinktest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// script is a Feed over logs in memory, without a broker: a test adds records and begins generations.
+type script struct {
+	mu      sync.Mutex
+	logs    map[int32][]sinks.Record
+	start   map[int32]int64
+	hinted  map[int32]int64
+	arrived chan struct{}
+	serves  int
+}
+
+func newScript(partitions int32) *script {
+	s := &script{logs: map[int32][]sinks.Record{}, start: map[int32]int64{}, hinted: map[int32]int64{}, arrived: make(chan struct{}, 1)}
+	for p := range partitions {
+		s.logs[p], s.hinted[p] = nil, -1
+	}
+	return s
+}
+
+func (s *script) Run(ctx context.Context, h sinks.FeedHandler) error {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		s.serves++
+		s.mu.Unlock()
+		h.Serve(ctx, &scriptGeneration{s: s, next: map[int32]int64{}})
+	}
+	return nil
+}
+
+func (s *script) generations() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.serves
+}
+
+// add appends a record to the log of a partition.
+func (s *script) add(p int32, subject byte, n uint64, body schema.Body) {
+	ref := schema.SubjectRef{subject}
+	ev := &schema.Event{
+		Header: schema.Header{Order: schema.NewOrder(1, 1, n, 0), SubjectRef: ref, CommittedAt: time.Now()}, Body: body,
+	}
+	binary.BigEndian.PutUint64(ev.EventID[1:], n)
+	ev.EventID[0] = subject
+	r := sinks.Record{Event: ev, Value: []byte{1}}
+	if body.Type() != schema.TypeHeartbeat {
+		r.Key = []byte(ref.String())
+	}
+	s.append(p, r)
+}
+
+func (s *script) append(p int32, r sinks.Record) {
+	s.mu.Lock()
+	r.Partition, r.Offset = p, int64(len(s.logs[p]))
+	s.logs[p] = append(s.logs[p], r)
+	s.mu.Unlock()
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+}
+
+func (s *script) end(p int32) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.logs[p]))
+}
+
+type scriptGeneration struct {
+	s    *script
+	next map[int32]int64
+}
+
+func (g *scriptGeneration) Partitions() []int32 {
+	var ids []int32
+	for p := range g.s.logs {
+		ids = append(ids, p)
+	}
+	return ids
+}
+
+func (g *scriptGeneration) Open(_ context.Context, places []sinks.Place) ([]sinks.Bounds, error) {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	var out []sinks.Bounds
+	for _, p := range places {
+		b := sinks.Bounds{
+			Partition: p.Partition, Start: g.s.start[p.Partition], End: int64(len(g.s.logs[p.Partition])), Hinted: g.s.hinted[p.Partition],
+		}
+		if i := p.NextOffset - 1; i >= b.Start && i < b.End {
+			b.Before = &g.s.logs[p.Partition][i]
+		}
+		g.next[p.Partition] = max(p.NextOffset, b.Start)
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+func (g *scriptGeneration) Poll(ctx context.Context, wait time.Duration, limit int) ([]sinks.Record, error) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		g.s.mu.Lock()
+		var out []sinks.Record
+		for p, log := range g.s.logs {
+			from := g.next[p]
+			to := min(int64(len(log)), from+int64(limit-len(out)))
+			if to > from {
+				out = append(out, log[from:to]...)
+				g.next[p] = to
+			}
+		}
+		g.s.mu.Unlock()
+		if len(out) > 0 || wait <= 0 {
+			return out, ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-timer.C:
+			return nil, nil
+		case <-g.s.arrived:
+		}
+	}
+}
+
+func (g *scriptGeneration) End(p int32) int64 { return g.s.end(p) }
+
+func (g *scriptGeneration) Committed(places []sinks.Place) {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	for _, p := range places {
+		g.s.hinted[p.Partition] = p.NextOffset
+	}
+}
+
+// run is a worker over a script and a model.
+type run struct {
+	t      *testing.T
+	feed   *script
+	model  *sinktest.Model
+	worker *sinks.Worker
+	stop   context.CancelFunc
+	done   chan error
+}
+
+func inRun(t *testing.T, partitions int32, prepare func(*run, *sinks.WorkerOptions), test func(*testing.T, *run)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &run{t: t, feed: newScript(partitions), model: sinktest.NewModel(), done: make(chan error, 1)}
+		o := sinks.WorkerOptions{Name: "marketing", Replica: r.model, Feed: r.feed, Registerer: prometheus.NewRegistry()}
+		if prepare != nil {
+			prepare(r, &o)
+		}
+		var err error
+		if r.worker, err = sinks.NewWorker(o); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		r.stop = cancel
+		go func() { r.done <- r.worker.Run(ctx) }()
+		test(t, r)
+		cancel()
+		if err := <-r.done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if err := r.model.Check(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (r *run) applied() bool {
+	for p := range r.feed.logs {
+		if r.model.Place(p).NextOffset != r.feed.end(p) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *run) eventually(within time.Duration, what string, cond func() bool) {
+	r.t.Helper()
+	began := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		if time.Since(began) > within {
+			r.t.Fatalf("not within %v: %s; status %+v", within, what, r.worker.Status())
+		}
+		<-tick.C
+	}
+}
+
+func given() *schema.ConsentChange {
+	return &schema.ConsentChange{Purpose: "newsletter", Channel: "email", State: schema.ConsentGiven, LegalBasis: "consent"}
+}
+
+func withdrawn() *schema.ConsentChange {
+	return &schema.ConsentChange{Purpose: "newsletter", Channel: "email", State: schema.ConsentWithdrawn}
+}
+
+func key(subject byte) string { return schema.SubjectRef{subject}.String() }
+
+func TestPoisonIsBisectedAndParked(t *testing.T) {
+	const poisoned = 613
+	calls := 0
+	inRun(t, 2, func(r *run, _ *sinks.WorkerOptions) {
+		for i := range 1000 {
+			subject := byte(1)
+			if i == poisoned {
+				subject = 7
+			}
+			r.feed.add(int32(i%2), subject, uint64(i+1), given())
+		}
+		r.feed.add(1, 7, 2000, given())
+		r.feed.add(1, 7, 2001, &schema.Objection{Raised: true, Scope: "all"})
+		r.model.Before = func(op string, recs []sinks.Record) error {
+			if op != "apply" {
+				return nil
+			}
+			calls++
+			if slices.ContainsFunc(recs, func(r sinks.Record) bool { return r.Event != nil && r.Event.Order.Number() == poisoned+1 }) {
+				return &sinks.Error{Class: sinks.Poison, Op: "applying", Code: "23502"}
+			}
+			return nil
+		}
+	}, func(t *testing.T, r *run) {
+		r.eventually(time.Second, "all is applied", r.applied)
+		if got := r.model.Parked(key(7)); got != 2 {
+			t.Errorf("%d events of the poisoned subject wait, want the poison and the permission behind it", got)
+		}
+		if !r.model.Verdict(key(7), time.Now()).Objected("all") {
+			t.Error("the objection behind the poison did not pass")
+		}
+		if !r.model.Verdict(key(1), time.Now()).Permitted("newsletter", "email") {
+			t.Error("other subjects were held back")
+		}
+		if calls > 30 {
+			t.Errorf("%d transactions to find one event in a thousand", calls)
+		}
+		if !r.worker.Status().Ready {
+			t.Errorf("a parked event must not stop the sink: %+v", r.worker.Status())
+		}
+	})
+}
+
+func TestPermanentErrorHaltsAndIsLookedAtAgain(t *testing.T) {
+	var mu sync.Mutex
+	broken, calls := true, 0
+	inRun(t, 1, func(r *run, _ *sinks.WorkerOptions) {
+		r.feed.add(0, 1, 1, given())
+		r.model.Before = func(op string, _ []sinks.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if op == "apply" {
+				calls++
+				if broken {
+					return &sinks.Error{Class: sinks.Permanent, Op: "applying", Code: "42703", Hint: "a column is missing"}
+				}
+			}
+			return nil
+		}
+	}, func(t *testing.T, r *run) {
+		time.Sleep(10 * time.Minute)
+		st := r.worker.Status()
+		if st.Ready || st.State != sinks.StateHalted || st.Cause != "42703" || st.Hint != "a column is missing" {
+			t.Errorf("status: %+v", st)
+		}
+		mu.Lock()
+		if calls < 15 || calls > 25 {
+			t.Errorf("%d tries in ten minutes, want one every 30 s", calls)
+		}
+		broken = false
+		mu.Unlock()
+		r.eventually(time.Minute, "it goes on", r.applied)
+		r.eventually(time.Minute, "it is ready", func() bool { return r.worker.Status().Ready })
+	})
+}
+
+func TestFencedGivesUpTheGeneration(t *testing.T) {
+	inRun(t, 1, func(r *run, _ *sinks.WorkerOptions) {
+		r.feed.add(0, 1, 1, given())
+	}, func(t *testing.T, r *run) {
+		r.eventually(time.Second, "it runs", r.applied)
+		// Another worker applies the next record behind this one's back.
+		r.feed.mu.Lock()
+		other := sinks.Place{Partition: 0, NextOffset: 2}
+		r.feed.mu.Unlock()
+		r.feed.add(0, 1, 2, given())
+		r.model.SetPlace(other)
+		r.feed.add(0, 1, 3, given())
+		r.eventually(20*time.Second, "the generation is given up and the rest applied", func() bool {
+			return r.feed.generations() >= 2 && r.applied()
+		})
+	})
+}
+
+func TestHeartbeatsAloneAreCommittedRarely(t *testing.T) {
+	inRun(t, 2, nil, func(t *testing.T, r *run) {
+		for i := range 120 {
+			r.feed.add(int32(i%2), 0, uint64(i+1), &schema.Heartbeat{})
+			time.Sleep(500 * time.Millisecond)
+		}
+		if n := len(r.model.Batches()); n < 5 || n > 7 {
+			t.Errorf("%d transactions in a minute of heartbeats, want one every 10 s", n)
+		}
+		if st := r.worker.Status(); st.LagEvents != 0 || time.Since(st.Partitions[0].LastEvent) > 2*time.Second {
+			t.Errorf("status: %+v", st)
+		}
+		r.feed.add(0, 1, 500, given())
+		r.eventually(100*time.Millisecond, "an event takes them along", r.applied)
+	})
+}
+
+func TestChoresWaitForTheEndOfTheLog(t *testing.T) {
+	var mu sync.Mutex
+	var early, due int
+	slow := true
+	inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+		o.MaxBatch = 10
+		for i := range 100 {
+			r.feed.add(0, 1, uint64(i+1), given())
+		}
+		r.model.Before = func(op string, _ []sinks.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case op == "due" && r.model.Place(0).NextOffset < 100:
+				early++
+			case op == "due":
+				due++
+			case op == "apply" && slow:
+				time.Sleep(time.Second)
+			}
+			return nil
+		}
+	}, func(t *testing.T, r *run) {
+		time.Sleep(100 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if early != 0 || due < 8 {
+			t.Errorf("chores ran %d times before the worker was caught up, %d times after", early, due)
+		}
+	})
+}
+
+// asking is a replica whose chores ask for the next time themselves.
+type asking struct {
+	sinks.Replica
+	mu    sync.Mutex
+	times []time.Time
+	next  time.Duration
+}
+
+func (a *asking) RunDue(ctx context.Context, places []sinks.Place) (time.Time, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.times = append(a.times, time.Now())
+	_, err := a.Replica.RunDue(ctx, places)
+	return time.Now().Add(a.next), err
+}
+
+func TestChoresRunWhenAsked(t *testing.T) {
+	a := &asking{next: 3 * time.Second}
+	inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+		a.Replica = r.model
+		o.Replica = a
+	}, func(t *testing.T, r *run) {
+		time.Sleep(time.Minute)
+		a.mu.Lock()
+		n := len(a.times)
+		a.mu.Unlock()
+		if n < 19 || n > 22 {
+			t.Errorf("%d calls in a minute, want one every 3 s", n)
+		}
+		began := time.Now()
+		r.feed.add(0, 1, 1, &schema.SubjectErasure{})
+		r.eventually(time.Second, "an erasure wakes the chores", func() bool {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return r.applied() && a.times[len(a.times)-1].After(began)
+		})
+	})
+}
+
+type pauser struct {
+	mu     sync.Mutex
+	paused bool
+}
+
+func (p *pauser) set(v bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = v
+}
+
+func (p *pauser) Paused(context.Context) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paused, nil
+}
+
+func TestPauseAndResume(t *testing.T) {
+	p := &pauser{paused: true}
+	inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+		o.Pauser = p
+		r.feed.add(0, 1, 1, given())
+	}, func(t *testing.T, r *run) {
+		time.Sleep(time.Minute)
+		if st := r.worker.Status(); st.State != sinks.StatePaused || st.Ready || r.model.Place(0).NextOffset != 0 {
+			t.Errorf("paused: %+v, place %+v", st, r.model.Place(0))
+		}
+		p.set(false)
+		r.eventually(3*time.Second, "it resumes", func() bool { return r.applied() && r.worker.Status().Ready })
+		p.set(true)
+		time.Sleep(3 * time.Second)
+		r.feed.add(0, 1, 2, given())
+		time.Sleep(time.Minute)
+		if r.model.Place(0).NextOffset != 1 {
+			t.Error("it applied while paused")
+		}
+		p.set(false)
+		r.eventually(3*time.Second, "it resumes again", r.applied)
+	})
+}
+
+func TestStopFinishesTheBatchAtHand(t *testing.T) {
+	var entered chan struct{}
+	inRun(t, 1, func(r *run, _ *sinks.WorkerOptions) {
+		entered = make(chan struct{}, 1) // in the bubble
+		r.model.Before = func(op string, _ []sinks.Record) error {
+			if op == "apply" {
+				entered <- struct{}{}
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		}
+	}, func(t *testing.T, r *run) {
+		r.feed.add(0, 1, 1, given())
+		<-entered
+		r.stop()
+		began := time.Now()
+		err := <-r.done
+		r.done <- err
+		if took := time.Since(began); took < 4*time.Second || took > 6*time.Second {
+			t.Errorf("stopping took %v, want the rest of the batch", took)
+		}
+		if !r.applied() {
+			t.Error("the batch at hand was not finished")
+		}
+	})
+}
+
+func TestStopIsBounded(t *testing.T) {
+	inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+		o.Replica = stuck{r.model}
+	}, func(t *testing.T, r *run) {
+		r.feed.add(0, 1, 1, given())
+		time.Sleep(time.Minute)
+		r.stop()
+		began := time.Now()
+		err := <-r.done
+		r.done <- err
+		if took := time.Since(began); took > 9*time.Second {
+			t.Errorf("stopping took %v", took)
+		}
+	})
+}
+
+// stuck is a replica whose transactions only end with their context.
+type stuck struct{ sinks.Replica }
+
+func (s stuck) Apply(ctx context.Context, _ *sinks.Batch) (sinks.Outcome, error) {
+	<-ctx.Done()
+	return sinks.Outcome{}, ctx.Err()
+}
+
+// sender collects receipts and can be down.
+type sender struct {
+	mu   sync.Mutex
+	down bool
+	sent []schema.ReceiptID
+}
+
+func (s *sender) Send(_ context.Context, rs []sinks.OutboxReceipt) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down {
+		return errors.New("kafka is down")
+	}
+	for _, r := range rs {
+		s.sent = append(s.sent, r.ID)
+	}
+	return nil
+}
+
+func TestReceiptsWaitForKafkaAndComeInOrder(t *testing.T) {
+	out := &sender{down: true}
+	inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+		o.Sender = out
+		for i := range 1200 {
+			r.feed.add(0, byte(i), uint64(i+1), &schema.SubjectErasure{})
+		}
+	}, func(t *testing.T, r *run) {
+		time.Sleep(time.Hour)
+		if !r.applied() {
+			t.Fatal("events waited for receipts")
+		}
+		out.mu.Lock()
+		out.down = false
+		out.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		if len(out.sent) != 256 { // one for each of the 256 subjects
+			t.Errorf("%d receipts sent", len(out.sent))
+		}
+		for i := 1; i < len(out.sent); i++ {
+			if binary.BigEndian.Uint64(out.sent[i][1:]) < binary.BigEndian.Uint64(out.sent[i-1][1:]) {
+				t.Fatalf("receipt %d is out of order", i)
+			}
+		}
+	})
+}
+
+// The worker under every error at once, over a log that is permuted and doubled: each record is applied once, and the
+// replica ends where the set of events says, whatever their order.
+func TestWorkerUnderFaults(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { underFaults(t, seed) })
+	}
+}
+
+func underFaults(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	oracle := sinktest.NewModel()
+	var mu sync.Mutex
+	quiet := false
+	fault := func() error {
+		switch rng.IntN(10) {
+		case 0, 1:
+			return errors.New("connection lost")
+		case 2:
+			return &sinks.Error{Class: sinks.Permanent, Op: "applying", Code: "42703"}
+		}
+		return nil
+	}
+	inRun(t, 3, func(r *run, o *sinks.WorkerOptions) {
+		o.MaxBatch = 1 + rng.IntN(60)
+		hook := func(string, []sinks.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if quiet {
+				return nil
+			}
+			return fault()
+		}
+		r.model.Before, r.model.After = hook, hook
+	}, func(t *testing.T, r *run) {
+		type line struct {
+			p       int32
+			subject byte
+			n       uint64
+			body    schema.Body
+		}
+		var log []line
+		for i := range uint64(150) {
+			subject := byte(rng.IntN(9))
+			l := line{p: int32(subject % 3), subject: subject, n: i + 1}
+			switch rng.IntN(12) {
+			case 0:
+				l.body = &schema.SubjectErasure{}
+			case 1, 2:
+				l.body = &schema.Objection{Raised: rng.IntN(2) == 0, Scope: "all"}
+			case 3:
+				l.body = &schema.ProcessingRestriction{Imposed: rng.IntN(2) == 0}
+			case 4, 5, 6:
+				l.body = withdrawn()
+			default:
+				l.body = given()
+			}
+			log = append(log, l)
+		}
+		played := append(append([]line(nil), log...), log[:rng.IntN(len(log))]...)
+		rng.Shuffle(len(played), func(i, j int) { played[i], played[j] = played[j], played[i] })
+		for i, l := range played {
+			r.feed.add(l.p, l.subject, l.n, l.body)
+			if i%20 == 0 {
+				time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		mu.Lock()
+		quiet = true
+		mu.Unlock()
+		r.eventually(5*time.Minute, "all is applied", r.applied)
+		ordered := newScript(3)
+		for _, l := range log {
+			ordered.add(l.p, l.subject, l.n, l.body)
+		}
+		for p, recs := range ordered.logs {
+			if _, err := oracle.Apply(t.Context(), &sinks.Batch{From: []sinks.Place{{Partition: p}}, Records: recs}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for subject := range byte(9) {
+			a, b := ask(r.model.Verdict(key(subject), time.Now())), ask(oracle.Verdict(key(subject), time.Now()))
+			if a != b {
+				t.Errorf("subject %d: %+v, the oracle says %+v", subject, a, b)
+			}
+		}
+	})
+}
