@@ -5,7 +5,9 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -361,6 +363,31 @@ func TestReceiptRefuses(t *testing.T) {
 		spoil(&r)
 		if b, err := AppendReceipt([]byte{1}, &r); err == nil || len(b) != 1 {
 			t.Errorf("%s: %v, %d bytes", name, err, len(b))
+		}
+	}
+}
+
+func TestEventsDoNotPrintWhatIsSealed(t *testing.T) {
+	for _, name := range []string{"subject_erasure", "consent_change"} {
+		ev := samples()[name]
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
+			for _, x := range []any{ev, *ev, []*Event{ev}, []Event{*ev}} {
+				s := fmt.Sprintf(verb, x)
+				for _, canary := range []string{"4711", "DOC-2026", "FORM-9", "52 55 49 49", "34373131", "0x34, 0x37"} {
+					if strings.Contains(s, canary) {
+						t.Errorf("%s of %T prints %s: %s", verb, x, canary, s)
+					}
+				}
+			}
+		}
+		b, err := json.Marshal(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, canary := range []string{"CRMKey", "Authorisation", "Evidence"} {
+			if bytes.Contains(b, []byte(canary)) {
+				t.Errorf("JSON has %s: %s", canary, b)
+			}
 		}
 	}
 }

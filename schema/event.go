@@ -2,7 +2,11 @@
 // their Avro encoding. It imports nothing else of Lethe.
 package schema
 
-import "time"
+import (
+	"fmt"
+	"io"
+	"time"
+)
 
 // Kind tells whether an event came from the log or from a pass over the source's present state.
 type Kind uint8
@@ -32,11 +36,21 @@ type Header struct {
 type Body interface{ Type() Type }
 
 // Event is one event. CRMKey is the canonical CRM key in clear: Encode seals it and Decode opens it; it exists only in
-// memory, and only where the seal key is. It prints as nothing: use it through a pii.Value as soon as it is opened.
+// memory, and only where the seal key is. Neither fmt nor JSON prints it: use it through a pii.Value as soon as it is opened.
 type Event struct {
 	Header
 	Body   Body
-	CRMKey []byte
+	CRMKey []byte `json:"-"`
+}
+
+// Format implements fmt.Formatter for every verb: an event shows its type, id and order, never the CRM key or the references that
+// Avro holds sealed.
+func (e Event) Format(f fmt.State, _ rune) {
+	t := Type(0)
+	if e.Body != nil {
+		t = e.Body.Type()
+	}
+	_, _ = io.WriteString(f, t.String()+" "+e.EventID.String()+" at "+e.Order.String())
 }
 
 // Type is the Avro record name of an event.
@@ -70,7 +84,7 @@ type SubjectErasure struct {
 	Ground        string    // W3C DPV term, for example A17NoLegalBasis; empty: not stated
 	ReceivedAt    time.Time // of the request, Art. 12(3); zero: unknown
 	LegalDueAt    time.Time // one month after ReceivedAt; zero: unknown
-	Authorisation []byte    // reference of the authorising document, in clear here, sealed in Avro; may be nil
+	Authorisation []byte    `json:"-"` // reference of the authorising document, in clear here, sealed in Avro; may be nil
 	Phase2        Phase2
 	Marker        bool // true: the procedure's own end marker was seen; false: the state of the subject's row
 }
@@ -122,7 +136,7 @@ type ConsentChange struct {
 	LegalBasis string    // consent, legitimate_interests, …; empty: none, and then nothing is permitted
 	ValidUntil time.Time // zero: no end
 	AsOf       time.Time // claimed time of the record; zero: not mapped
-	Evidence   []byte    // reference, in clear here, sealed in Avro; may be nil
+	Evidence   []byte    `json:"-"` // reference, in clear here, sealed in Avro; may be nil
 }
 
 // Objection is an objection under Art. 21, raised or lifted.
