@@ -116,7 +116,9 @@ func (k *keyring) Open(sealed, ad []byte) ([]byte, error) {
 	return k.seal.Open(nil, sealed[:n], sealed[n:], ad)
 }
 
-func (k *keyring) Sign(data []byte) (uint32, []byte, error) { return 1, ed25519.Sign(k.sign, data), nil }
+func (k *keyring) Sign(data []byte) (uint32, []byte, error) {
+	return 1, ed25519.Sign(k.sign, data), nil
+}
 
 // Verify implements schema.Verifier.
 func (k *keyring) Verify(_ string, keyID uint32, data, signature []byte) error {

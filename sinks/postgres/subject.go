@@ -21,7 +21,7 @@ type subject struct {
 	ref    refKey
 	part   int32
 	known  bool     // has a row in lethe.subject
-	sealed []byte   // of that row; read by chores only
+	sealed []byte   // of that row; in a batch empty, but not nil, where there is one
 	key    []string // parts of the CRM key, in clear: personal
 
 	state          string
@@ -204,9 +204,11 @@ func (s *subject) reconsentDue(v *sinks.Verdict, c *foldColumn, now time.Time) b
 	return due
 }
 
-// sqlSubjects reads subjects by key. Columns: see scanSubject.
+// sqlSubjects reads subjects by key. In the place of the sealed key, which a batch knows already, it says whether there
+// is one.
 const sqlSubjects = `
-	SELECT ref, part, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at, NULL::bytea
+	SELECT ref, part, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at,
+		CASE WHEN sealed_key IS NOT NULL THEN ''::bytea END
 	FROM {s}.subject WHERE ref = ANY ($1)`
 
 // sqlFacts reads all facts of subjects.
@@ -296,7 +298,7 @@ func (r *Replica) load(ctx context.Context, tx pgx.Tx, refs [][]byte) (*subjects
 	set := newSubjects(len(refs))
 	rows, err := tx.Query(ctx, r.ledger.sql(`
 		SELECT ref, part, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at, sealed_key
-		FROM {s}.subject WHERE ref = ANY ($1) ORDER BY ref`), refs)
+		FROM {s}.subject WHERE ref = ANY ($1) AND sealed_key IS NOT NULL ORDER BY ref`), refs)
 	if err != nil {
 		return nil, classify("reading subjects", err)
 	}

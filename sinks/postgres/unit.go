@@ -218,7 +218,7 @@ func (r *Replica) settleSubject(s *subject, now time.Time) {
 	if !s.touched && !s.suppress {
 		return
 	}
-	if !s.known {
+	if !s.known || s.sealed == nil {
 		s.dirty = true
 	}
 	next := sinks.Fold(s.facts, s.erased(), now).NextChange()

@@ -1,0 +1,235 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// decideLimit is how many decisions one transaction carries out.
+const decideLimit = 100
+
+// What became of a decision.
+const (
+	decisionDone    = "done"
+	decisionNoCase  = "no_case"  // this replica has no such case
+	decisionTooLate = "too_late" // phase 2 has run
+	decisionHeld    = "held"     // a hold beats proceed; release lifts it
+)
+
+// applyDecisions carries out what operators and the gate decided, in the order in which it came. It runs before phase 2,
+// and phase 2 leaves a case alone while a decision on it is open: cancel and hold beat proceed until phase 2 has run.
+func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (time.Time, error) {
+	for {
+		n := 0
+		err := r.inTx(ctx, "carrying out case decisions", func(ctx context.Context, tx pgx.Tx) error {
+			if err := r.lockPlaces(ctx, tx, places); err != nil {
+				return err
+			}
+			rows, err := tx.Query(ctx, r.ledger.sql(`
+				SELECT event_id, ref, decision FROM {s}.decision WHERE done_at IS NULL AND part = ANY ($1)
+				ORDER BY stored_at, event_id LIMIT $2`), partsOf(places), decideLimit)
+			if err != nil {
+				return err
+			}
+			open, err := pgx.CollectRows(rows, pgx.RowToStructByPos[openDecision])
+			if err != nil {
+				return err
+			}
+			n = len(open)
+			for _, d := range open {
+				if err := r.decide(ctx, tx, d); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || n < decideLimit {
+			return time.Time{}, err
+		}
+	}
+}
+
+// openDecision is a row of lethe.decision that nobody has carried out yet.
+type openDecision struct {
+	Event    []byte
+	Ref      []byte
+	Decision string
+}
+
+func (r *Replica) decide(ctx context.Context, tx pgx.Tx, d openDecision) error {
+	outcome, err := r.decideCase(ctx, tx, d)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.decision SET done_at = now(), outcome = $2 WHERE event_id = $1`), d.Event, outcome)
+	return err
+}
+
+// decideCase changes the case and makes the receipt that says so.
+func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (outcome string, err error) {
+	rows, err := tx.Query(ctx, r.ledger.sql(`SELECT `+caseColumns+`, p.state, p.held, p.undo, now() FROM {s}.pending p WHERE ref = $1 FOR UPDATE`), d.Ref)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		return decisionNoCase, rows.Err()
+	}
+	var (
+		state string
+		held  bool
+		undo  []undoEntry
+		now   time.Time
+	)
+	c, err := scanCase(rows, &state, &held, &undo, &now)
+	rows.Close()
+	if err := errors.Join(err, rows.Err()); err != nil {
+		return "", err
+	}
+	decision, err := schema.ParseDecision(d.Decision)
+	if err != nil {
+		return "", err
+	}
+	if state != pendingSuppressed {
+		return decisionTooLate, nil
+	}
+	switch decision {
+	case schema.DecisionProceed:
+		if held {
+			return decisionHeld, nil
+		}
+		_, err = tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET wait = 'cool_off' WHERE ref = $1 AND wait = 'decision'`), d.Ref)
+		return decisionDone, err
+	case schema.DecisionRelease:
+		return decisionDone, r.release(ctx, tx, d.Ref)
+	case schema.DecisionHold:
+		if _, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET held = true WHERE ref = $1`), d.Ref); err != nil {
+			return "", err
+		}
+		return decisionDone, r.storeCaseReceipt(ctx, tx, c, schema.ReceiptHeld, now)
+	default:
+		return decisionDone, r.cancel(ctx, tx, c, undo, now)
+	}
+}
+
+// release lets a case go on that is held, waits for a decision or at the breaker, or has failed; a case of a pass takes
+// the others of its pass with it.
+func (r *Replica) release(ctx context.Context, tx pgx.Tx, ref []byte) error {
+	_, err := tx.Exec(ctx, r.ledger.sql(`
+		UPDATE {s}.pending p SET held = false, released = true, wait = 'cool_off', attempts = 0, error_code = NULL,
+			due_at = CASE WHEN p.due_at = 'infinity' THEN now() ELSE p.due_at END
+		FROM {s}.pending q
+		WHERE q.ref = $1 AND p.state = 'suppressed' AND (p.ref = q.ref OR q.snapshot AND p.snapshot AND p.run_id = q.run_id)`), ref)
+	return err
+}
+
+func (r *Replica) storeCaseReceipt(ctx context.Context, tx pgx.Tx, c *openedCase, state schema.ReceiptState, now time.Time) error {
+	gaps, err := r.readOpenGaps(ctx, tx)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	rc := r.caseReceipt(c, state, c.attempts, reasonDecision, gaps, now)
+	rc.Evidence = schema.EvidenceApplied
+	if err := r.queueReceipt(b, rc); err != nil {
+		return err
+	}
+	return send(ctx, tx, b)
+}
+
+// cancel takes phase 1 back: the prior values return, then the fold is written, because facts may have changed since.
+// The subject's erased_order stays, so that the same marker delivered again does not open the case again.
+func (r *Replica) cancel(ctx context.Context, tx pgx.Tx, c *openedCase, undo []undoEntry, now time.Time) error {
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	for _, u := range slices.Backward(undo) {
+		if err := m.queueUndo(b, u); err != nil {
+			return err
+		}
+	}
+	b.Queue(r.ledger.sql(`DELETE FROM {s}.pending WHERE ref = $1`), c.ref[:])
+	if err := send(ctx, tx, b); err != nil {
+		return err
+	}
+	set, err := r.attach(ctx, tx, []*openedCase{c})
+	if err != nil {
+		return err
+	}
+	c.subject.state, c.subject.dirty = subjectLive, true
+	if err := r.refold(ctx, tx, set, nil); err != nil {
+		return err
+	}
+	return r.storeCaseReceipt(ctx, tx, c, schema.ReceiptCancelled, now)
+}
+
+// queueUndo restores one row. Names come from our own table, and are looked up in the mapping all the same: what is
+// restored is a column that phase 1 may change, or nothing.
+func (m *Mapping) queueUndo(b *pgx.Batch, u undoEntry) error {
+	t := m.tables[u.Table]
+	if t == nil {
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: "taking phase 1 back", Code: "undo_table",
+			Hint: fmt.Sprintf("table %s was mapped when the case opened and is not now: put it back into the mapping, then cancel again", u.Table),
+		}
+	}
+	s := &statement{}
+	equal := func(sep string, values map[string]*string) (string, error) {
+		var parts []string
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			col := t.column(name)
+			if col == nil {
+				return "", &sinks.Error{
+					Class: sinks.Permanent, Op: "taking phase 1 back", Code: "undo_column",
+					Hint: fmt.Sprintf("column %s.%s no longer exists: set the case's flags by hand, then release or cancel", t.label(), name),
+				}
+			}
+			parts = append(parts, col.sql()+" = "+s.arg(values[name])+"::text::"+col.typ)
+		}
+		return strings.Join(parts, sep), nil
+	}
+	keys := make(map[string]*string, len(u.Key))
+	for k, v := range u.Key {
+		keys[k] = &v
+	}
+	set, err := equal(", ", u.Set)
+	if err != nil {
+		return err
+	}
+	where, err := equal(" AND ", keys)
+	if err != nil || where == "" {
+		return err
+	}
+	switch {
+	case u.Inserted:
+		s.WriteString("DELETE FROM " + t.sql() + " WHERE " + where)
+	case set == "":
+		return nil
+	default:
+		s.WriteString("UPDATE " + t.sql() + " SET " + set + " WHERE " + where)
+	}
+	b.Queue(s.String(), s.args...)
+	return nil
+}
+
+// encodeWork writes a case's work for lethe.pending.
+func encodeWork(w caseWork) (any, error) {
+	if len(w.Persons) == 0 {
+		return nil, nil
+	}
+	text, err := json.Marshal(w)
+	return jsonOrNull(text), err
+}

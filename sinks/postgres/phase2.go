@@ -1,0 +1,345 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/crashpoint"
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// phase2Limit is how many cases one transaction erases: rows that hang on them are locked meanwhile.
+const phase2Limit = 100
+
+// The actions of phase 2 as receipts name them.
+const (
+	actionSet    = "set"
+	actionDelete = "delete"
+	actionUnlink = "unlink"
+	actionHold   = "hold"
+)
+
+// sqlDue lists the cases whose phase 2 is due, with how many cases were opened around each. A case is left alone while
+// an operator's decision on it has not been carried out.
+const sqlDue = `
+	SELECT ` + caseColumns + `, p.released, p.snapshot,
+		(SELECT count(*) FROM (SELECT FROM {s}.pending q
+			WHERE q.opened_at > p.opened_at - make_interval(secs => $3) AND q.opened_at < p.opened_at + make_interval(secs => $3)
+			LIMIT $4) burst)
+	FROM {s}.pending p
+	WHERE p.part = ANY ($1) AND p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT p.held
+		AND p.wait IN ('none', 'cool_off') AND p.due_at <= now()
+		AND NOT EXISTS (SELECT FROM {s}.decision d WHERE d.ref = p.ref AND d.done_at IS NULL)
+	ORDER BY p.due_at, p.ref LIMIT $2 FOR UPDATE OF p`
+
+// sqlNextDue: when the next one is.
+const sqlNextDue = `
+	SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending
+	WHERE part = ANY ($1) AND state = 'suppressed' AND matched AND NOT observed AND NOT held AND wait IN ('none', 'cool_off')
+		AND due_at < 'infinity'`
+
+// runPhase2 destroys what is due. Phase 2 of one case is one transaction: rows, receipt and state. A case whose
+// statements the replica refuses is tried alone, so that it holds up no other.
+func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Time, error) {
+	if r.cfg.Mode != modeErase {
+		return time.Time{}, nil
+	}
+	if err := r.reopenGrown(ctx, places); err != nil {
+		return time.Time{}, err
+	}
+	limit := phase2Limit
+	for {
+		n, err := r.phase2Batch(ctx, places, limit)
+		var refused *refusedError
+		switch {
+		case errors.As(err, &refused):
+			if err := r.recordRefusal(ctx, places, refused); err != nil {
+				return time.Time{}, err
+			}
+		case err != nil && limit > 1 && sinks.Classify(err) == sinks.Poison:
+			limit = 1
+		case err != nil:
+			return time.Time{}, err
+		case n < limit:
+			return r.nextOf(ctx, "looking for due erasures", sqlNextDue, partsOf(places))
+		}
+	}
+}
+
+// refusedError is the replica's refusal to erase one case.
+type refusedError struct {
+	ref  refKey
+	code string
+	err  error
+}
+
+func (e *refusedError) Error() string { return e.err.Error() }
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+// reopenGrown sends erased subjects through phase 2 again when the mapping has changed since: a column that is mapped
+// now may still hold what was not erased then.
+func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
+	return r.inTx(ctx, "reopening cases of an older mapping", func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, r.ledger.sql(`
+			UPDATE {s}.pending SET state = 'suppressed', wait = 'none', due_at = now(), attempts = 0, error_code = NULL
+			WHERE part = ANY ($1) AND state = 'verified' AND mapping_digest IS DISTINCT FROM $2`), partsOf(places), r.opts.MappingDigest[:])
+		return err
+	})
+}
+
+// phase2Batch erases up to limit cases and returns how many were due.
+func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit int) (n int, err error) {
+	var current []*openedCase
+	err = r.inTx(ctx, "erasing", func(ctx context.Context, tx pgx.Tx) error {
+		current = nil
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		due, err := r.due(ctx, tx, places, limit)
+		if err != nil {
+			return err
+		}
+		if n = len(due); n == 0 {
+			return nil
+		}
+		gaps, err := r.readOpenGaps(ctx, tx)
+		if err != nil {
+			return err
+		}
+		var now time.Time
+		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&now); err != nil {
+			return err
+		}
+		var tripped []*openedCase
+		for _, c := range due {
+			if !c.released && (c.snapshot || c.burst > r.cfg.Breaker.NewCases) {
+				tripped = append(tripped, c)
+			} else {
+				current = append(current, c)
+			}
+		}
+		if err := r.awaitRelease(ctx, tx, tripped, gaps, now); err != nil {
+			return err
+		}
+		return r.erase(ctx, tx, current, gaps, now)
+	})
+	crashpoint.Hit("sink.after_phase2")
+	if err != nil && limit == 1 && len(current) == 1 && sinks.Classify(err) == sinks.Poison {
+		return n, &refusedError{ref: current[0].ref, code: sinks.CodeOf(err), err: err}
+	}
+	return n, err
+}
+
+func (r *Replica) due(ctx context.Context, tx pgx.Tx, places []sinks.Place, limit int) ([]*openedCase, error) {
+	rows, err := tx.Query(ctx, r.ledger.sql(sqlDue), partsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []*openedCase
+	for rows.Next() {
+		var released, snapshot bool
+		var burst int
+		c, err := scanCase(rows, &released, &snapshot, &burst)
+		if err != nil {
+			return nil, err
+		}
+		c.released, c.snapshot, c.burst = released, snapshot, burst
+		out = append(out, c)
+	}
+	return out, rows.Err()
+}
+
+// awaitRelease leaves cases at the breaker until somebody releases them.
+func (r *Replica) awaitRelease(ctx context.Context, tx pgx.Tx, cases []*openedCase, gaps []string, now time.Time) error {
+	if len(cases) == 0 {
+		return nil
+	}
+	b := &pgx.Batch{}
+	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = 'breaker' WHERE ref = ANY ($1)`), refsOf(cases))
+	for _, c := range cases {
+		reason := reasonBreaker
+		if c.snapshot {
+			reason = reasonSnapshot
+		}
+		rc := r.caseReceipt(c, schema.ReceiptAwaitingRelease, c.attempts, reason, gaps, now)
+		rc.Evidence = schema.EvidenceApplied
+		if err := r.queueReceipt(b, rc); err != nil {
+			return err
+		}
+	}
+	r.log.Error().Int("cases", len(cases)).Msg("breaker: erasures wait for `lethe release`; the copies are suppressed")
+	return send(ctx, tx, b)
+}
+
+// erase runs phase 2 of the cases.
+func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gaps []string, now time.Time) error {
+	if len(cases) == 0 {
+		return nil
+	}
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return err
+	}
+	set, err := r.attach(ctx, tx, cases)
+	if err != nil {
+		return err
+	}
+	if err := m.lockPersons(ctx, tx, set.list); err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	for i := range m.erase {
+		m.queueErase(b, &m.erase[i], set.list)
+	}
+	if err := send(ctx, tx, b); err != nil {
+		return err
+	}
+	crashpoint.Hit("sink.during_phase2")
+	b = &pgx.Batch{}
+	for _, c := range cases {
+		if err := r.queueErased(b, c, gaps, now); err != nil {
+			return err
+		}
+	}
+	if err := r.queueSubjects(b, set.list); err != nil {
+		return err
+	}
+	r.queueWitness(b, m)
+	if err := send(ctx, tx, b); err != nil {
+		return err
+	}
+	crashpoint.Hit("sink.before_phase2_commit")
+	return nil
+}
+
+// lockPersons finds the persons that the subjects are, again: rows may have come and gone since phase 1.
+func (m *Mapping) lockPersons(ctx context.Context, tx pgx.Tx, list []*subject) error {
+	s := &statement{}
+	who := s.who(m, list)
+	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t") + " FOR UPDATE OF t")
+	rows, err := tx.Query(ctx, s.String(), s.args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var i int32
+		var key string
+		if err := rows.Scan(&i, &key); err != nil {
+			return err
+		}
+		list[i].effect.matched = true
+		list[i].effect.persons = append(list[i].effect.persons, key)
+	}
+	return rows.Err()
+}
+
+// queueErase queues one step of phase 2.
+func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*subject) {
+	s := &statement{}
+	who := s.who(m, list)
+	from, where, key := m.reach(step.join)
+	var set []string
+	for k := range step.set {
+		set = append(set, step.set[k].column.sql()+" = "+s.value(&step.set[k], "t", key))
+	}
+	action := actionSet
+	switch {
+	case step.hold:
+		action = actionHold
+		s.WriteString("SELECT v.i FROM " + step.table.sql() + " AS t, " + who + from + " WHERE " + where)
+	case step.delete:
+		action = actionDelete
+		s.WriteString("DELETE FROM " + step.table.sql() + " AS t USING " + who + from + " WHERE " + where + " RETURNING v.i")
+	case step.unlink:
+		action = actionUnlink
+		set = append(set, step.by.sql()+" = NULL")
+		fallthrough
+	default:
+		if len(set) == 0 {
+			return
+		}
+		s.WriteString("UPDATE " + step.table.sql() + " AS t SET " + strings.Join(set, ", ") + " FROM " + who + from +
+			" WHERE " + where + " RETURNING v.i")
+	}
+	label := step.table.label()
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		return eachPlace(rows, func(i int) { list[i].effect.changed(label, action, 1) })
+	})
+}
+
+// queueErased writes what became of a case. A subject that has lost its row since phase 1 is looked up again.
+func (r *Replica) queueErased(b *pgx.Batch, c *openedCase, gaps []string, now time.Time) error {
+	s := c.subject
+	attempt := c.attempts + 1
+	if !s.effect.matched {
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.ref[:])
+		s.unmatchedSince, s.recheckAt, s.dirty = now, now.Add(r.opts.RecheckFirst), true
+		rc := r.caseReceipt(c, schema.ReceiptNoMatch, attempt, reasonGone, gaps, now)
+		rc.Evidence = schema.EvidenceAttempted
+		return r.queueReceipt(b, rc)
+	}
+	s.state, s.dirty = subjectErased, true
+	work, err := encodeWork(caseWork{Persons: s.effect.persons})
+	if err != nil {
+		return err
+	}
+	b.Queue(r.ledger.sql(`
+		UPDATE {s}.pending SET state = 'applied', wait = 'none', applied_at = now(), due_at = now(), attempts = $2, undo = NULL,
+			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.ref[:], attempt, work, r.opts.MappingDigest[:])
+	rc := r.caseReceipt(c, schema.ReceiptApplied, attempt, "", gaps, now)
+	rc.Evidence, rc.Rows = schema.EvidenceApplied, s.effect.rows
+	return r.queueReceipt(b, rc)
+}
+
+// recordRefusal counts an attempt that the replica refused (a constraint, a trigger). After the last one the case is
+// failed: it stays suppressed, and only `lethe release` tries it again.
+func (r *Replica) recordRefusal(ctx context.Context, places []sinks.Place, refused *refusedError) error {
+	return r.inTx(ctx, "recording a refused erasure", func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		cases, err := collectCases(ctx, tx, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p WHERE ref = $1 FOR UPDATE`), refused.ref[:])
+		if err != nil || len(cases) == 0 {
+			return err
+		}
+		return r.failAttempt(ctx, tx, cases[0], refused.code)
+	})
+}
+
+// failAttempt counts an attempt of a case that did not succeed.
+func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *openedCase, code string) error {
+	attempt := max(c.attempts, 1)
+	var now time.Time
+	err := tx.QueryRow(ctx, r.ledger.sql(`
+		UPDATE {s}.pending SET state = 'suppressed', wait = 'none', error_code = $2,
+			attempts = CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END,
+			due_at = CASE WHEN CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END >= $3
+				THEN 'infinity' ELSE now() + make_interval(secs => $4) END
+		WHERE ref = $1 RETURNING attempts, now()`), c.ref[:], code, maxAttempts, r.opts.RecheckFirst.Seconds()*float64(attempt-1)).Scan(&c.attempts, &now)
+	if err != nil || c.attempts < maxAttempts {
+		return err
+	}
+	r.log.Error().Stringer("case", c.id).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")
+	gaps, err := r.readOpenGaps(ctx, tx)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	rc := r.caseReceipt(c, schema.ReceiptFailed, c.attempts, code, gaps, now)
+	rc.Evidence = schema.EvidenceAttempted
+	if err := r.queueReceipt(b, rc); err != nil {
+		return err
+	}
+	return send(ctx, tx, b)
+}
