@@ -81,6 +81,15 @@ func (p *PostgresServer) decode(it item) {
 		"password":      password,
 		"password_file": passwordFile,
 		"schema":        reader(&p.Schema, parseIdentifier),
+		"verify": func(it item) {
+			p.Verify = &Login{}
+			password, passwordFile := it.d.secret(&p.Verify.Password)
+			it.fields(map[string]func(item){
+				"dsn":           reader(&p.Verify.DSN, parsePostgresDSN),
+				"password":      password,
+				"password_file": passwordFile,
+			}, "dsn: the same database with the login that only reads, for example postgres://lethe_verify@host:5432/database")
+		},
 	}, "dsn: for example postgres://lethe@host:5432/database?sslmode=verify-full")
 }
 

@@ -216,6 +216,21 @@ type PostgresServer struct {
 	DSN      string
 	Password Secret
 	Schema   string // of Lethe's own tables; default lethe
+	Verify   *Login // another, read-only login for reading back; nil: the same
+}
+
+// Login is another way into the same database.
+type Login struct {
+	DSN      string
+	Password Secret
+}
+
+// VerifyServer is what reading back connects to: the login of Verify where there is one, else p itself.
+func (p *PostgresServer) VerifyServer() *PostgresServer {
+	if p.Verify == nil {
+		return p
+	}
+	return &PostgresServer{DSN: p.Verify.DSN, Password: p.Verify.Password, Schema: p.Schema}
 }
 
 // Recipient is the recipient in the sense of Art. 19.

@@ -125,6 +125,12 @@ func TestPostgresExample(t *testing.T) {
 	if r.Breaker != (Breaker{NewCases: 20, Window: 10 * time.Minute}) || r.Recheck != (Period{Days: 90}) || r.Postgres.Schema != "lethe" {
 		t.Errorf("defaults are %+v, %v, %q", r.Breaker, r.Recheck, r.Postgres.Schema)
 	}
+	if got := r.Postgres.VerifyServer(); got != r.Postgres {
+		t.Errorf("without verify the read-back goes to %+v", got)
+	}
+	if got, want := c.Replicas["marketing"].Postgres.VerifyServer().DSN, "postgres://lethe_verify@mkt-db:5432/marketing?sslmode=verify-full"; got != want {
+		t.Errorf("the read-back goes to %q, want %q", got, want)
+	}
 	dim := r.Erase.Tables["dim_customer"].Set
 	if dim["birth_year"] != (Value{Kind: KindGeneralise, Generalise: "10"}) || dim["postcode"] != (Value{Kind: KindTruncate, Truncate: 2}) {
 		t.Errorf("values are %+v", dim)
