@@ -126,7 +126,9 @@ func New(opts Options) (*Replica, error) {
 	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
 		return nil, err
 	}
-	r.chores = []chore{r.runParked, r.recheckUnmatched, r.refoldDue}
+	r.chores = []chore{
+		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
+	}
 	return r, nil
 }
 

@@ -1,0 +1,357 @@
+package postgres
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/config"
+	"lethe/internal/crashpoint"
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+const (
+	// verifyLimit is how many cases one read-back covers.
+	verifyLimit = 100
+	// gapRecheck and unmappedRecheck are how soon a case is looked at again that only a person can bring further.
+	gapRecheck      = time.Minute
+	unmappedRecheck = time.Hour
+
+	verifyMethod = "columns+audience"
+)
+
+// verifyErased reads back what phase 2 has done, on another connection, and calls a case verified when nothing is left:
+// no value in a mapped column of any row that the person's keys or the CRM key lead to, and no place in the audience.
+func (r *Replica) verifyErased(ctx context.Context, places []sinks.Place) (time.Time, error) {
+	const op = "verifying erasures"
+	for {
+		cases, err := collectCases(ctx, r.opts.Pool, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p
+			WHERE part = ANY ($1) AND state = 'applied' AND due_at <= now() ORDER BY due_at, ref LIMIT $2`), partsOf(places), verifyLimit)
+		if err != nil {
+			return time.Time{}, classify(op, err)
+		}
+		if len(cases) == 0 {
+			return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending
+				WHERE part = ANY ($1) AND state = 'applied'`, partsOf(places))
+		}
+		remaining, at, err := r.readBack(ctx, cases)
+		if err != nil {
+			return time.Time{}, err
+		}
+		crashpoint.Hit("sink.after_readback")
+		err = r.inTx(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+			if err := r.lockPlaces(ctx, tx, places); err != nil {
+				return err
+			}
+			return r.conclude(ctx, tx, cases, remaining, at)
+		})
+		if err != nil {
+			return time.Time{}, err
+		}
+	}
+}
+
+// readTx runs fn in a read-only snapshot on the verification pool.
+func (r *Replica) readTx(ctx context.Context, op string, fn func(tx pgx.Tx) error) error {
+	tx, err := r.opts.VerifyPool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return classify(op, err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing was written
+	if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true)`, milliseconds(r.opts.StatementTimeout)); err != nil {
+		return classify(op, err)
+	}
+	return r.reduced(op, fn(tx))
+}
+
+// readBack counts, for each case, the values that can still be read.
+func (r *Replica) readBack(ctx context.Context, cases []*openedCase) (remaining []int64, at time.Time, err error) {
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return nil, at, err
+	}
+	remaining = make([]int64, len(cases))
+	err = r.readTx(ctx, "reading back", func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&at); err != nil {
+			return err
+		}
+		set, err := r.attach(ctx, tx, cases)
+		if err != nil {
+			return err
+		}
+		place := make(map[*subject]int, len(cases))
+		persons := &personKeys{}
+		for i, c := range cases {
+			place[c.subject] = i
+			for _, p := range c.work.Persons {
+				persons.add(i, p)
+			}
+		}
+		if err := m.addPersons(ctx, tx, set.list, persons, func(s *subject) int { return place[s] }); err != nil {
+			return err
+		}
+		b := &pgx.Batch{}
+		for i := range m.erase {
+			m.queueReadErased(b, &m.erase[i], persons, remaining)
+		}
+		for i := range m.suppress {
+			m.queueReadSuppressed(b, &m.suppress[i], persons, remaining)
+		}
+		for i := range m.folds {
+			m.queueReadClosed(b, &m.folds[i], persons, remaining)
+		}
+		m.queueReadAudience(b, persons, remaining)
+		return send(ctx, tx, b)
+	})
+	return remaining, at, err
+}
+
+// personKeys are the replica's keys of some persons, each with the place of the case or subject that it belongs to.
+type personKeys struct {
+	places []int32
+	keys   []string
+}
+
+func (p *personKeys) add(place int, key string) {
+	for i, k := range p.keys {
+		if k == key && int(p.places[i]) == place {
+			return
+		}
+	}
+	p.places, p.keys = append(p.places, int32(place)), append(p.keys, key) //nolint:gosec // at most verifyLimit
+}
+
+// from adds the keys to a statement as w(i, k).
+func (p *personKeys) from(s *statement) string {
+	return "unnest(" + s.arg(p.places) + "::int[], " + s.arg(p.keys) + "::text[]) AS w(i, k)"
+}
+
+// addPersons looks up the persons that the subjects' CRM keys lead to now: a row that came back counts too.
+func (m *Mapping) addPersons(ctx context.Context, tx pgx.Tx, list []*subject, into *personKeys, place func(*subject) int) error {
+	s := &statement{}
+	who := s.who(m, list)
+	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t"))
+	rows, err := tx.Query(ctx, s.String(), s.args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var i int32
+		var key string
+		if err := rows.Scan(&i, &key); err != nil {
+			return err
+		}
+		into.add(place(list[i]), key)
+	}
+	return rows.Err()
+}
+
+// owns returns the condition that a row of a table (alias t) belongs to a person of w.
+func (m *Mapping) owns(j join) string {
+	col := m.key
+	if j.by != nil {
+		col = j.by
+	}
+	return "t." + col.sql() + " = w.k::" + col.typ
+}
+
+// queueCount queues a query of (place, count) and adds the counts up.
+func queueCount(b *pgx.Batch, s *statement, remaining []int64) {
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			var i int32
+			var n int64
+			if err := rows.Scan(&i, &n); err != nil {
+				return err
+			}
+			remaining[i] += n
+		}
+		return rows.Err()
+	})
+}
+
+// queueReadErased counts the rows in which a step of phase 2 has not taken effect.
+func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *personKeys, remaining []int64) {
+	if step.hold {
+		return
+	}
+	s := &statement{}
+	from := persons.from(s)
+	where := m.owns(step.join)
+	if !step.delete && !step.unlink {
+		left := s.unequal(step.set)
+		if left == "" {
+			return
+		}
+		where += " AND " + left
+	}
+	s.WriteString("SELECT w.i, count(*) FROM " + step.table.sql() + " AS t, " + from + " WHERE " + where + " GROUP BY w.i")
+	queueCount(b, s, remaining)
+}
+
+// unequal returns the condition that a row (alias t) differs from what the assignments make of it; empty where nothing
+// can be said. Every assignment is idempotent, so that applying it once more shows whether it was applied.
+func (s *statement) unequal(set []assignment) string {
+	var parts []string
+	for k := range set {
+		a := &set[k]
+		col := "t." + a.column.sql()
+		switch a.kind {
+		case kindToken:
+			pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, "{random}", "%").Replace(a.args[0].(string))
+			parts = append(parts, "("+col+" IS NULL OR "+col+"::text NOT LIKE "+s.arg(pattern)+")")
+		case kindNow, kindKey:
+		case "json":
+			parts = append(parts, col+"::jsonb IS DISTINCT FROM ("+s.value(a, "t", "NULL")+")::jsonb")
+		default:
+			parts = append(parts, col+" IS DISTINCT FROM "+s.value(a, "t", "NULL"))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "(" + strings.Join(parts, " OR ") + ")"
+}
+
+// queueReadSuppressed counts persons of whom a suppress action no longer holds. A column that phase 2 sets too is
+// phase 2's.
+func (m *Mapping) queueReadSuppressed(b *pgx.Batch, a *suppressAction, persons *personKeys, remaining []int64) {
+	erased := m.erasedColumns(a.table)
+	if erased == nil {
+		return // the rows themselves go
+	}
+	s := &statement{}
+	from := persons.from(s)
+	if a.insert {
+		s.WriteString("SELECT w.i, count(*) FROM " + from + ", " + m.person.sql() + " AS p WHERE p." + m.key.sql() + " = w.k::" + m.key.typ +
+			" AND NOT EXISTS (SELECT FROM " + a.table.sql() + " AS t WHERE " + m.owns(a.join) + ") GROUP BY w.i")
+		queueCount(b, s, remaining)
+		return
+	}
+	kept := slices.DeleteFunc(slices.Clone(a.set), func(as assignment) bool { return erased[as.column.name] })
+	left := s.unequal(kept)
+	if left == "" {
+		return
+	}
+	s.WriteString("SELECT w.i, count(*) FROM " + a.table.sql() + " AS t, " + from + " WHERE " + m.owns(a.join) + " AND " + left + " GROUP BY w.i")
+	queueCount(b, s, remaining)
+}
+
+// erasedColumns are the columns of a table that phase 2 sets; nil where it deletes the rows.
+func (m *Mapping) erasedColumns(t *table) map[string]bool {
+	columns := map[string]bool{}
+	for i := range m.erase {
+		if m.erase[i].table.oid != t.oid {
+			continue
+		}
+		if m.erase[i].delete {
+			return nil
+		}
+		for k := range m.erase[i].set {
+			columns[m.erase[i].set[k].column.name] = true
+		}
+	}
+	return columns
+}
+
+// queueReadClosed counts rows in which a consent column still says yes.
+func (m *Mapping) queueReadClosed(b *pgx.Batch, ft *foldTable, persons *personKeys, remaining []int64) {
+	erased := m.erasedColumns(ft.table)
+	if erased == nil {
+		return
+	}
+	var open []string
+	for k := range ft.columns {
+		c := &ft.columns[k]
+		if c.kind != kindPermitted && c.kind != kindReconsentDue || erased[c.column.name] {
+			continue
+		}
+		yes := "true"
+		if c.asNumber {
+			yes = "1"
+		}
+		open = append(open, "t."+c.column.sql()+" = "+yes)
+	}
+	if len(open) == 0 {
+		return
+	}
+	s := &statement{}
+	from := persons.from(s)
+	s.WriteString("SELECT w.i, count(*) FROM " + ft.table.sql() + " AS t, " + from + " WHERE " + m.owns(ft.join) +
+		" AND (" + strings.Join(open, " OR ") + ") GROUP BY w.i")
+	queueCount(b, s, remaining)
+}
+
+// queueReadAudience counts the persons whom the replica's audience query still returns.
+func (m *Mapping) queueReadAudience(b *pgx.Batch, persons *personKeys, remaining []int64) {
+	if m.audience == "" {
+		return
+	}
+	s := &statement{}
+	from := persons.from(s)
+	s.WriteString("SELECT w.i, count(*) FROM (" + m.audience + ") AS a(k), " + from + " WHERE a.k::text = w.k GROUP BY w.i")
+	queueCount(b, s, remaining)
+}
+
+// conclude writes what the read-back means for each case.
+func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*openedCase, remaining []int64, at time.Time) error {
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return err
+	}
+	gaps, err := r.readOpenGaps(ctx, tx)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	var done []*openedCase
+	for i, c := range cases {
+		switch {
+		case remaining[i] > 0:
+			if err := r.failAttempt(ctx, tx, c, reasonResidual); err != nil {
+				return err
+			}
+		case len(gaps) > 0:
+			r.queuePostpone(b, c, waitGap, reasonGap, gapRecheck)
+		case len(m.Unmapped) > 0:
+			r.queuePostpone(b, c, waitNone, reasonUnmapped, unmappedRecheck)
+		default:
+			done = append(done, c)
+		}
+	}
+	for _, c := range done {
+		rc := r.caseReceipt(c, schema.ReceiptVerified, c.attempts, "", nil, at)
+		rc.Evidence, rc.Residuals = schema.EvidenceReadBack, residuals(r.cfg, at)
+		rc.Verification = &schema.Verification{Method: verifyMethod, At: at}
+		if err := r.queueReceipt(b, rc); err != nil {
+			return err
+		}
+	}
+	if len(done) > 0 {
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET state = 'verified', wait = 'none', verified_at = now(), work = NULL, due_at = NULL,
+			error_code = NULL WHERE ref = ANY ($1)`), refsOf(done))
+		b.Queue(r.ledger.sql(`DELETE FROM {s}.fact WHERE ref = ANY ($1)`), refsOf(done))
+		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), refsOf(done))
+	}
+	return send(ctx, tx, b)
+}
+
+func (r *Replica) queuePostpone(b *pgx.Batch, c *openedCase, wait, code string, pause time.Duration) {
+	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = $2, error_code = $3, due_at = now() + make_interval(secs => $4) WHERE ref = $1`),
+		c.ref[:], wait, code, pause.Seconds())
+}
+
+// residuals says where bytes of what was erased at a time may still lie, and until when.
+func residuals(cfg *config.Replica, at time.Time) []schema.Residual {
+	var out []schema.Residual
+	for _, kind := range slices.Sorted(maps.Keys(cfg.Residuals)) {
+		out = append(out, schema.Residual{Kind: kind, Until: cfg.Residuals[kind].After(at)})
+	}
+	return out
+}
