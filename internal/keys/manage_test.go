@@ -3,12 +3,15 @@ package keys
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/tink-crypto/tink-go/v2/keyset"
 
 	"lethe/schema"
 )
@@ -235,5 +238,43 @@ func TestExportRefusesToReplaceOtherKeys(t *testing.T) {
 	_, err = Export(dir, RoleSink("nobody"), filepath.Join(t.TempDir(), "o"))
 	if err == nil {
 		t.Error("exported keys of a replica that has none")
+	}
+}
+
+// Even if a keyset appears between looking and writing, it is not replaced.
+func TestCreatingNeverReplaces(t *testing.T) {
+	dir := folder(t)
+	before := snapshot(t, dir)
+	h, err := load(folder(t), "seal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store(dir, "seal", h, true); !errors.Is(err, os.ErrExist) {
+		t.Errorf("creating what exists: %v", err)
+	}
+	if !maps.Equal(before, snapshot(t, dir)) {
+		t.Error("the folder was changed")
+	}
+}
+
+func TestDisabledKeysOpenNothing(t *testing.T) {
+	dir := folder(t)
+	old := open(t, dir, RoleCapture).Seal()
+	sealed, err := old.AppendSeal(nil, []byte("k"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := SealedKeyID(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Rotate(dir, "seal"); err != nil {
+		t.Fatal(err)
+	}
+	if err := change(dir, "seal", func(m *keyset.Manager, _ *keyset.Handle) error { return m.Disable(id) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, dir, RoleCapture).Seal().Open(sealed, nil); !errors.Is(err, schema.ErrUnknownKey) {
+		t.Errorf("under a disabled key: %v", err)
 	}
 }
