@@ -15,16 +15,16 @@ import (
 	"github.com/rs/zerolog"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"go.uber.org/goleak"
 
 	"lethe/config"
 	"lethe/internal/kafkaconn"
+	"lethe/internal/testenv"
 	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/sinktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // network is an in-memory network that can be cut.
 type network struct {
