@@ -12,19 +12,19 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"go.uber.org/goleak"
 
 	"lethe/capture"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
+	"lethe/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const testPartitions = 4
 
 // fake starts an in-process cluster with Lethe's events topic and gives a connection to it.
-func fake(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, *kafkaconn.Conn) {
+func fake(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, *kafkaconn.Conn) {
 	t.Helper()
 	opts = append([]kfake.Opt{
 		kfake.NumBrokers(1), kfake.SeedTopics(testPartitions, "lethe.events"), kfake.SeedTopics(1, "lethe.checkpoints"),
@@ -37,7 +37,7 @@ func fake(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, *kafkaconn.Conn) {
 	return c, connect(t, c.ListenAddrs())
 }
 
-func connect(t *testing.T, brokers []string) *kafkaconn.Conn {
+func connect(t testing.TB, brokers []string) *kafkaconn.Conn {
 	t.Helper()
 	conn, err := kafkaconn.New(config.Kafka{
 		Brokers: brokers, TopicPrefix: "lethe", Partitions: testPartitions, ReplicationFactor: 1,
@@ -49,7 +49,7 @@ func connect(t *testing.T, brokers []string) *kafkaconn.Conn {
 	return conn
 }
 
-func publisher(t *testing.T, o Options) *Publisher {
+func publisher(t testing.TB, o Options) *Publisher {
 	t.Helper()
 	p, err := NewPublisher(o)
 	if err != nil {
@@ -62,25 +62,22 @@ func publisher(t *testing.T, o Options) *Publisher {
 }
 
 // readAll reads the whole events topic: for each partition its values in order.
-func readAll(t *testing.T, conn *kafkaconn.Conn) [][]string {
+func readAll(t testing.TB, conn *kafkaconn.Conn) [][]string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	all := make([][]string, testPartitions)
 	for i := range all {
-		offsets, err := conn.Client().ListOffsets(ctx, &kgo.ListOffsetsRequest{
-			Topics: map[string][]kgo.OffsetRequest{conn.EventsTopic(): {kgo.LastOffsetOf(i)}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		end := offsets.Topics[conn.EventsTopic()][0].LastOffset
+		end := endOffset(ctx, t, conn, i)
 		for next := int64(0); next < end; {
 			res, err := conn.Client().Fetch(ctx, &kgo.FetchRequest{
 				Topic: conn.EventsTopic(), Partition: i, Offset: next, MinBytes: 1, MaxBytes: 8 << 20,
 			})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if res.Error != nil {
+				continue // the leader moved; ctx bounds it
 			}
 			for {
 				rec, err := res.Records.ReadRecord()
@@ -102,10 +99,26 @@ func readAll(t *testing.T, conn *kafkaconn.Conn) [][]string {
 	return all
 }
 
+// endOffset asks until the partition's leader answers.
+func endOffset(ctx context.Context, t testing.TB, conn *kafkaconn.Conn, partition int) int64 {
+	t.Helper()
+	for {
+		offsets, err := conn.Client().ListOffsets(ctx, &kgo.ListOffsetsRequest{
+			Topics: map[string][]kgo.OffsetRequest{conn.EventsTopic(): {kgo.LastOffsetOf(partition)}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if part := offsets.Topics[conn.EventsTopic()][0]; part.Error == nil {
+			return part.LastOffset
+		}
+	}
+}
+
 func key(i int) []byte   { return fmt.Appendf(nil, "SUBJECT%d", i) }
 func value(i int) []byte { return fmt.Appendf(nil, "value-%06d", i) }
 
-func fill(t *testing.T, u capture.Unit, from, to int) {
+func fill(t testing.TB, u capture.Unit, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
 		if err := u.Append(key(i%17), value(i)); err != nil {

@@ -38,7 +38,10 @@ type Options struct {
 	TopicGrace time.Duration
 }
 
-// Publisher implements capture.Publisher and capture.EventLog. One attempt of a unit is one produce request for each
+// defaultBatchBytes is below the default message.max.bytes of a broker (1,048,588).
+const defaultBatchBytes = 950_000
+
+// Publisher implements capture.Publisher. One attempt of a unit is one produce request for each
 // broker that leads a partition of it; the caller repeats whole units.
 type Publisher struct {
 	o    Options
@@ -64,7 +67,7 @@ func NewPublisher(o Options) (*Publisher, error) {
 		o.UnitBytes = 4 << 20
 	}
 	if o.BatchBytes <= 0 {
-		o.BatchBytes = 950_000
+		o.BatchBytes = defaultBatchBytes
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 15 * time.Second

@@ -74,17 +74,21 @@ func New(cfg config.Kafka, opts Options) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{cfg: cfg, clientID: opts.ClientID, dial: dial, sasl: mechanism}
-	c.transport = &kafka.Transport{
-		Dial:        dial,
+	c.transport = c.newTransport()
+	return c, nil
+}
+
+func (c *Conn) newTransport() *kafka.Transport {
+	return &kafka.Transport{
+		Dial:        c.dial,
 		DialTimeout: dialTimeout,
 		IdleTimeout: idleTimeout,
 		MetadataTTL: metadataTTL,
 		// Without the list every refresh would carry the metadata of all topics of a shared cluster.
 		MetadataTopics: []string{c.EventsTopic(), c.CheckpointsTopic(), c.ReceiptsTopic(), c.DeadLettersTopic()},
-		ClientID:       opts.ClientID,
-		SASL:           mechanism,
+		ClientID:       c.clientID,
+		SASL:           c.sasl,
 	}
-	return c, nil
 }
 
 func newMechanism(cfg *config.SASL) (sasl.Mechanism, error) {
@@ -121,6 +125,13 @@ func (c *Conn) Brokers() []string { return c.cfg.Brokers }
 // Client returns a client on the shared transport; its requests end after 15 seconds.
 func (c *Conn) Client() *kafka.Client {
 	return &kafka.Client{Addr: c.Addr(), Timeout: requestTimeout, Transport: c.transport}
+}
+
+// FreshClient returns a client on a transport of its own, which has cached nothing yet: the shared one may not show for
+// a second what has just been created or changed. close ends its connections.
+func (c *Conn) FreshClient() (client *kafka.Client, close func()) {
+	t := c.newTransport()
+	return &kafka.Client{Addr: c.Addr(), Timeout: requestTimeout, Transport: t}, t.CloseIdleConnections
 }
 
 // Transport returns the shared transport.
