@@ -13,8 +13,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	source "lethe/capture/postgres"
+	"lethe/capture/rules"
 	"lethe/config"
 	"lethe/internal/testenv"
+	"lethe/sinks/postgres"
 )
 
 // versions are the majors that the scripts are run on.
@@ -149,6 +152,7 @@ func TestSourceGrants(t *testing.T) {
 			d.mustScript("postgres-source.sql")
 			d.mustScript("postgres-source.sql") // Again, as after a change of the mapping.
 			checkPublication(t, d)
+			checkFindsNothing(t, d)
 			checkSourceRole(t, d)
 			checkWritesOfCRM(t, d)
 
@@ -211,6 +215,31 @@ func checkPublication(t *testing.T, d *database) {
 	}
 }
 
+// checkFindsNothing asks Lethe itself, with its own login.
+func checkFindsNothing(t *testing.T, d *database) {
+	t.Helper()
+	c := example(t)
+	mapped, err := rules.Needs(&c.Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := make(map[string]source.TableNeeds)
+	for table, n := range mapped {
+		needs[table] = source.TableNeeds{
+			Columns: n.Columns, OldColumns: n.OldColumns, SubjectColumns: n.SubjectColumns, ReadsDelete: n.ReadsDelete,
+		}
+	}
+	findings, err := source.Check(t.Context(), source.Options{
+		DSN: d.server.DSN(d.name, "lethe"), Slot: "lethe", Publication: "lethe", Needs: needs, MaxRetainedWAL: c.Source.Postgres.MaxRetainedWAL,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		t.Errorf("lethe check still finds: %s %s %s: %s", f.Severity, f.Code, f.Object, f.Message)
+	}
+}
+
 func checkSourceRole(t *testing.T, d *database) {
 	t.Helper()
 	for _, sql := range []string{
@@ -268,20 +297,27 @@ func checkWritesOfCRM(t *testing.T, d *database) {
 		DELETE FROM consent`)
 }
 
-// ledgerTables stands for what `lethe setup` makes, as far as privileges are concerned.
-const ledgerTables = `
-	CREATE SCHEMA lethe;
-	CREATE TABLE lethe.meta (k text PRIMARY KEY, v text);
-	CREATE TABLE lethe.partition (part int PRIMARY KEY);
-	CREATE TABLE lethe.subject (ref bytea PRIMARY KEY);
-	CREATE TABLE lethe.fact (ref bytea PRIMARY KEY);
-	CREATE TABLE lethe.pending (ref bytea PRIMARY KEY);
-	CREATE TABLE lethe.readback (event_id bytea PRIMARY KEY);
-	CREATE TABLE lethe.receipt (receipt_id bytea PRIMARY KEY, body bytea, sent_at timestamptz);
-	CREATE TABLE lethe.parked (part int PRIMARY KEY);
-	CREATE TABLE lethe.decision (event_id bytea PRIMARY KEY);
-	CREATE TABLE lethe.gap (gap_id text PRIMARY KEY);
-	CREATE VIEW lethe.status AS SELECT count(*) FROM lethe.receipt`
+// privileges lists who may do what with Lethe's own tables.
+const privileges = `
+	SELECT string_agg(line, E'\n' ORDER BY line) FROM (
+		SELECT format('%s.%s %s %s', table_schema, table_name, grantee, privilege_type) AS line FROM information_schema.table_privileges
+		 WHERE (table_schema = 'lethe' OR table_name = 'lethe_witness') AND grantee <> 'lethe_owner'
+		UNION ALL
+		SELECT format('%s.%s.%s %s %s', table_schema, table_name, column_name, grantee, privilege_type) FROM information_schema.column_privileges
+		 WHERE table_schema = 'lethe' AND grantee <> 'lethe_owner') AS p`
+
+// setUp does what lethe setup does, with the login of the owner; runRole may be empty.
+func setUp(t *testing.T, d *database, runRole string) {
+	t.Helper()
+	c := example(t)
+	r := c.Replicas["marketing"]
+	conn := d.connect("lethe_owner")
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	_, err := postgres.Setup(t.Context(), conn, postgres.SetupOptions{Name: r.Name, Source: c.Name, Config: r, Digest: r.Digest(), RunRole: runRole})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func TestReplicaGrants(t *testing.T) {
 	for _, version := range versions {
@@ -290,8 +326,13 @@ func TestReplicaGrants(t *testing.T) {
 				"ALTER TABLE contact ADD reconsent_due boolean, ADD no_marketing boolean",
 				"INSERT INTO contact (crm_id) VALUES (1); INSERT INTO contact_note (contact_id) VALUES (1)")
 			d.mustScript("postgres-replica.sql")
-			d.exec("lethe_owner", ledgerTables)
+			setUp(t, d, "")
 			d.mustScript("postgres-replica.sql")
+			granted := d.query(privileges)
+			setUp(t, d, "lethe")
+			if got := d.query(privileges); got != granted {
+				t.Errorf("the script grants\n%s\nand setup\n%s", granted, got)
+			}
 			checkMappedColumns(t, d, example(t).Replicas["marketing"])
 			checkReplicaRole(t, d)
 			checkVerifyRole(t, d)
@@ -335,7 +376,7 @@ func checkMappedColumns(t *testing.T, d *database, r *config.Replica) {
 			update[table+"."+column] = true
 		}
 	}
-	columns := strings.Fields(d.query("SELECT string_agg(table_name || '.' || column_name, ' ') FROM information_schema.columns WHERE table_schema = 'public'"))
+	columns := strings.Fields(d.query("SELECT string_agg(table_name || '.' || column_name, ' ') FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'lethe_witness'"))
 	for _, name := range columns {
 		table, column, _ := strings.Cut(name, ".")
 		for privilege, mapped := range map[string]map[string]bool{"UPDATE": update, "INSERT": insert} {
@@ -344,7 +385,7 @@ func checkMappedColumns(t *testing.T, d *database, r *config.Replica) {
 			}
 		}
 	}
-	for table, want := range map[string]bool{"contact": false, "contact_note": true, "campaign_send": false, "do_not_contact": false} {
+	for table, want := range map[string]bool{"contact": false, "contact_note": true, "campaign_send": false, "do_not_contact": true} {
 		if got := d.query("SELECT has_table_privilege('lethe', $1, 'DELETE')::text", table); got != fmt.Sprint(want) {
 			t.Errorf("DELETE on %s is %s, want %t", table, got, want)
 		}
@@ -357,7 +398,9 @@ func checkReplicaRole(t *testing.T, d *database) {
 		"UPDATE contact SET firstname = NULL, blocked = true WHERE crm_id = 1",
 		"DELETE FROM contact_note WHERE contact_id = 1",
 		"INSERT INTO do_not_contact (contact_id, channel, reason, added_at) VALUES (1, 'all', 'erased', now())",
-		"INSERT INTO lethe.receipt VALUES ('a', 'b', NULL)",
+		"DELETE FROM do_not_contact WHERE contact_id = 1 AND channel = 'all'",
+		"INSERT INTO lethe.receipt (receipt_id, event_id, part, state, body) VALUES ('a', 'b', 0, 'verified', 'c')",
+		"UPDATE lethe_witness SET n = n + 1",
 		"UPDATE lethe.receipt SET sent_at = now() WHERE receipt_id = 'a'",
 		"SELECT receipt_id FROM lethe.receipt WHERE sent_at IS NOT NULL FOR UPDATE SKIP LOCKED",
 		"INSERT INTO lethe.meta VALUES ('paused', '1') ON CONFLICT (k) DO UPDATE SET v = excluded.v",
@@ -371,6 +414,7 @@ func checkReplicaRole(t *testing.T, d *database) {
 		"UPDATE lethe.receipt SET body = 'c'", "DELETE FROM lethe.receipt", "TRUNCATE lethe.receipt", "DELETE FROM lethe.subject",
 		"DELETE FROM lethe.partition", "DELETE FROM lethe.decision", "DELETE FROM lethe.gap", "DELETE FROM lethe.parked",
 		"CREATE TABLE lethe.mine (a int)", "DROP TABLE lethe.fact", "ALTER TABLE lethe.receipt DISABLE TRIGGER ALL", "CREATE SCHEMA mine",
+		"DELETE FROM lethe_witness", "CREATE TABLE mine (a int)",
 	} {
 		d.denied("lethe", sql)
 	}

@@ -1,21 +1,23 @@
 -- What Lethe needs on a replica, and nothing more. Run it with psql, connected to the replica's database as a superuser:
 --
---   psql -d marketing -f postgres-replica.sql                before `lethe setup`, and again after it
+--   psql -d marketing -f postgres-replica.sql                the mapping of the example config
 --   psql -d reporting -v mapped="$(cat reporting-mapping)" -f postgres-replica.sql
+--
+-- once before `lethe setup`, and once after it: Lethe's own tables exist only then.
 --
 -- Three roles, so that no login can do more than its part:
 --   lethe_owner   makes and migrates Lethe's own tables; used by `lethe setup` only
 --   lethe         what `lethe run` logs in as: DML on mapped columns and on Lethe's tables. A receipt that is written stays
---   lethe_verify  reads mapped columns and `lethe.status`, writes nothing: for reading back, and for people with psql
+--   lethe_verify  reads mapped columns and `lethe.status`, writes nothing: for reading back (postgres.verify), and for people
 --
--- The tables of Lethe exist after `lethe setup` only: the second run grants on them. It can be run again after every change
--- of the mapping. `lethe check` compares, and prints statements for your own mapping.
+-- It can be run again after every change of the mapping. `lethe check` compares, and prints statements for your own mapping.
 --
 -- Variables, all optional:
 --   role, owner, verify  the three logins                            lethe, lethe_owner, lethe_verify
 --   schema               of Lethe's own tables (postgres.schema)      lethe
---   mapped               VALUES of ('table', '{read}', '{updated}', '{inserted}', delete): columns that are read (keys, `by`,
---                        what is erased or set, what the audience query uses), set, filled by an insert; whether rows go
+--   mapped               VALUES of ('table', '{read}', '{updated}', '{inserted}', delete): columns that are read (primary and
+--                        person's key, `by`, what is erased or set, what the audience query uses), set, filled by an insert;
+--                        whether rows go, also those that a cancel takes back
 \set ON_ERROR_STOP 1
 \if :{?role} \else \set role lethe \endif
 \if :{?owner} \else \set owner lethe_owner \endif
@@ -23,9 +25,9 @@
 \if :{?schema} \else \set schema lethe \endif
 \if :{?mapped} \else
 \set mapped '(''contact'', ''{contact_id,crm_id,firstname,lastname,email,mobile,city,profile,newsletter_optin,reconsent_due,offers_email,offers_sms,offers_phone,no_marketing,frozen,blocked}'', ''{firstname,lastname,email,mobile,city,profile,newsletter_optin,reconsent_due,offers_email,offers_sms,offers_phone,no_marketing,frozen,blocked}'', ''{}'', false)'
-\set mapped :mapped ', (''contact_note'', ''{contact_id}'', ''{}'', ''{}'', true)'
-\set mapped :mapped ', (''campaign_send'', ''{contact_id,address}'', ''{address}'', ''{}'', false)'
-\set mapped :mapped ', (''do_not_contact'', ''{contact_id,channel,reason,added_at}'', ''{}'', ''{contact_id,channel,reason,added_at}'', false)'
+\set mapped :mapped ', (''contact_note'', ''{note_id,contact_id}'', ''{}'', ''{}'', true)'
+\set mapped :mapped ', (''campaign_send'', ''{send_id,contact_id,address}'', ''{address}'', ''{}'', false)'
+\set mapped :mapped ', (''do_not_contact'', ''{contact_id,channel,reason,added_at}'', ''{}'', ''{contact_id,channel,reason,added_at}'', true)'
 \endif
 
 -- Passwords come later, with \password, which sends only the hash.
@@ -66,6 +68,14 @@ SELECT format('GRANT %s (%s) ON %s TO %s', p.privilege, (SELECT string_agg(forma
                        ('INSERT', m.i, format('%I', :'role'))) AS p (privilege, cols, roles)
  WHERE p.cols <> '{}' \gexec
 SELECT format('GRANT DELETE ON %s TO %I', oid, :'role') FROM lethe_mapped WHERE d \gexec
+
+-- Setup makes one small table in each mapped schema: its row is raised at every phase 2, and tells a restored part of the
+-- database from the rest.
+SELECT DISTINCT format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', c.relnamespace::regnamespace, :'owner')
+  FROM lethe_mapped m JOIN pg_class c ON c.oid = m.oid \gexec
+SELECT DISTINCT format('GRANT SELECT, UPDATE ON %s TO %I', w.oid::regclass, :'role')
+  FROM lethe_mapped m JOIN pg_class c ON c.oid = m.oid
+  JOIN pg_class w ON w.relnamespace = c.relnamespace AND w.relname = 'lethe_witness' \gexec
 DROP TABLE lethe_mapped;
 
 -- Lethe's own tables. A receipt may be marked as sent and nothing else; nothing that proves anything can be deleted.
