@@ -120,20 +120,29 @@ func (s *Source) Identity(ctx context.Context) (capture.Identity, error) {
 	return id, err
 }
 
-// withSQL lends the ordinary connection, opening it where it is missing. It is closed after an error that may have left it
-// in an unknown state.
+// withSQL lends the ordinary connection, opening it where it is missing. One that was kept may be dead since the server
+// was restarted: then f is called once more with a new one, so f must not mind being repeated.
 func (s *Source) withSQL(ctx context.Context, f func(*pgx.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sql != nil && s.sql.IsClosed() {
-		s.sql = nil
-	}
-	if s.sql == nil {
-		conn, err := connectSQL(ctx, s.o.DSN, s.o)
-		if err != nil {
+	if s.sql != nil {
+		err := f(s.sql)
+		if err == nil || !s.sql.IsClosed() {
 			return err
 		}
-		s.sql = conn
+		s.sql = nil
+		if ctx.Err() != nil {
+			return err
+		}
 	}
-	return f(s.sql)
+	conn, err := connectSQL(ctx, s.o.DSN, s.o)
+	if err != nil {
+		return err
+	}
+	s.sql = conn
+	err = f(conn)
+	if conn.IsClosed() {
+		s.sql = nil
+	}
+	return err
 }
