@@ -28,7 +28,7 @@ install() {
 		if [ -z "$sudo" ] && [ "$(id -u)" != 0 ]; then continue; fi
 		say "installing the package golang-go"
 		if $sudo apt-get update -qq &&
-			$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends golang-go ca-certificates >&2; then
+			$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends golang-go ca-certificates >/dev/null; then
 			return 0
 		fi
 	done
