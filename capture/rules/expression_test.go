@@ -17,25 +17,33 @@ func exprTable(identity string) *capture.Table {
 
 const exprRow = "customer_id=1 a=t b=f n=5 f=2.50 s=hello c='E  ' d=2026-03-01 ts='2026-03-01 12:00:00+02'"
 
-// eval binds one condition as an objection and evaluates it on a row.
-func eval(t testing.TB, table *capture.Table, when string, c *capture.Change) (bool, error) {
+// bindWhen binds one condition as an objection.
+func bindWhen(t testing.TB, table *capture.Table, when string) *binding {
 	t.Helper()
 	e, err := parseExpression("when", when)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plan{subject: []string{"customer_id"}, rules: []spec{&objectionSpec{when: e, scope: "all"}}}
-	b, err := newBinding(p, table)
+	b, err := newBinding(&plan{subject: []string{"customer_id"}, rules: []spec{&objectionSpec{when: e, scope: "all"}}}, table)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+func evalBound(t testing.TB, b *binding, c *capture.Change) (bool, error) {
+	t.Helper()
 	x := &row{}
-	engine := &Engine{}
-	engine.notices.init(map[string]*plan{table.Name: p})
-	if err := x.reset(engine, b, &capture.Transaction{}, c); err != nil {
+	if err := x.reset(&Engine{}, b, &capture.Transaction{}, c); err != nil {
 		t.Fatal(err)
 	}
 	return b.insert[0].(*objectionRule).when.holds(x, after)
+}
+
+// eval evaluates one condition on a row.
+func eval(t testing.TB, table *capture.Table, when string, c *capture.Change) (bool, error) {
+	t.Helper()
+	return evalBound(t, bindWhen(t, table, when), c)
 }
 
 func TestExpressions(t *testing.T) {
@@ -196,35 +204,66 @@ func genCondition(depth int) *rapid.Generator[condition] {
 	})
 }
 
-// TestNullMeansWhatItMeansInSQL compares conditions over rows with NULLs with Kleene's three-valued logic.
+// kleeneRows are all rows over a few values of each column, with what the columns mean.
+func kleeneRows(table *capture.Table) (rows [][]capture.Value, means []map[string]any) {
+	flags := map[string]any{"t": true, "f": false, "null": nil}
+	for a, aMeans := range flags {
+		for b, bMeans := range flags {
+			for n, nMeans := range map[string]any{"0": 0, "1": 1, "2": 2, "null": nil} {
+				for s, sMeans := range map[string]any{"x": "x", "z": "z", "null": nil} {
+					rows = append(rows, values(table, []string{"customer_id=1", "a=" + a, "b=" + b, "n=" + n, "s=" + s}))
+					means = append(means, map[string]any{"a": aMeans, "b": bMeans, "n": nMeans, "s": sMeans})
+				}
+			}
+		}
+	}
+	return rows, means
+}
+
+// TestNullMeansWhatItMeansInSQL compares conditions over all rows with Kleene's three-valued logic.
 func TestNullMeansWhatItMeansInSQL(t *testing.T) {
 	table := exprTable("full")
+	rows, means := kleeneRows(table)
 	rapid.Check(t, func(rt *rapid.T) {
 		c := genCondition(3).Draw(rt, "condition")
-		row := map[string]any{}
-		words := []string{"customer_id=1"}
-		for _, col := range []struct {
-			name   string
-			values map[string]any
-		}{
-			{"a", map[string]any{"t": true, "f": false, "null": nil}},
-			{"b", map[string]any{"t": true, "f": false, "null": nil}},
-			{"n", map[string]any{"0": 0, "1": 1, "2": 2, "null": nil}},
-			{"s", map[string]any{"x": "x", "z": "z", "null": nil}},
-		} {
-			var texts []string
-			for text := range col.values {
-				texts = append(texts, text)
+		b := bindWhen(t, table, c.text)
+		for i, row := range rows {
+			got, err := evalBound(t, b, &capture.Change{Op: capture.OpInsert, Table: table, New: row})
+			if err != nil || got != (c.mean(means[i]) == isTrue) {
+				rt.Fatalf("%s on %v: got %t, %v; SQL says %d", c.text, means[i], got, err, c.mean(means[i]))
 			}
-			text := rapid.SampledFrom(distinct(texts)).Draw(rt, col.name)
-			row[col.name] = col.values[text]
-			words = append(words, col.name+"="+text)
-		}
-		got, err := eval(t, table, c.text, &capture.Change{Op: capture.OpInsert, Table: table, New: values(table, words)})
-		if err != nil || got != (c.mean(row) == isTrue) {
-			rt.Fatalf("%s on %v: got %t, %v; SQL says %d", c.text, words, got, err, c.mean(row))
 		}
 	})
+}
+
+// TestRememberedResults: results are remembered by bytes, so rows that differ must not look alike.
+func TestRememberedResults(t *testing.T) {
+	table := exprTable("full")
+	check := func(b *binding, row string, want bool) {
+		t.Helper()
+		got, err := evalBound(t, b, &capture.Change{Op: capture.OpInsert, Table: table, New: values(table, split(row))})
+		if err != nil || got != want {
+			t.Errorf("%s: got %t, %v; want %t", row, got, err, want)
+		}
+	}
+	empty := bindWhen(t, table, `s == nil`)
+	check(empty, "s=''", false)
+	check(empty, "s=null", true)
+	check(empty, "s=''", false)
+	joined := bindWhen(t, table, `s == "ab" && c == ""`)
+	check(joined, "s=a c=b", false)
+	check(joined, "s=ab c=''", true)
+	check(joined, "s='' c=ab", false)
+	long := bindWhen(t, table, `len(s) > 150`)
+	check(long, "s="+strings.Repeat("x", 150), false)
+	check(long, "s="+strings.Repeat("x", 151), true)
+	many := bindWhen(t, table, `n >= 2000`)
+	for i := range 3000 {
+		check(many, fmt.Sprintf("n=%d", i), i >= 2000)
+	}
+	if n := len(many.insert[0].(*objectionRule).when.results); n > cachedResults {
+		t.Errorf("%d results are remembered, want at most %d", n, cachedResults)
+	}
 }
 
 // FuzzExpression looks for texts of the config that make the compiler panic.
