@@ -251,7 +251,7 @@ func (d *decoder) readTruncate(b []byte) error {
 	c := cursor{b: b}
 	n := c.uint32()
 	c.byte() // CASCADE, RESTART IDENTITY
-	if uint64(n)*4 != uint64(len(c.b)) {
+	if n == 0 || uint64(n)*4 != uint64(len(c.b)) {
 		return errShort
 	}
 	d.truncated = d.truncated[:0]
