@@ -15,7 +15,7 @@ import (
 )
 
 // untilPublished repeats a unit as the pipeline does.
-func untilPublished(t *testing.T, p *Publisher, u capture.Unit) (attempts int) {
+func untilPublished(t testing.TB, p *Publisher, u capture.Unit) (attempts int) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
