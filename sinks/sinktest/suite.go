@@ -1,0 +1,312 @@
+package sinktest
+
+import (
+	"context"
+	"crypto/sha256"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// Setup is how the suite wants a replica configured.
+type Setup struct {
+	Mode     string        // observe | suppress | erase
+	CoolOff  time.Duration // of phase 2
+	NewCases int           // breaker: cases within Window that need no release; 0: as many as there are
+	Window   time.Duration
+}
+
+// Person is a person's row in the replica, reduced to what the suite asks about.
+type Person struct {
+	Found      bool
+	Personal   bool // name or address is still readable
+	Usable     bool // false: suppress actions are in force
+	Newsletter bool // consent newsletter by email, set to $permitted
+	Objects    bool // objection direct_marketing, set to $objected
+	Frozen     bool // restriction, set to $restricted
+}
+
+// Harness makes replicas. Their mapping has a table of persons with the columns that Person names, found by a CRM key of one
+// column; suppress makes a person not usable, erase destroys what is personal. Subjects without a row are looked up again
+// after at most a second.
+type Harness interface {
+	// New returns a replica on an empty database.
+	New(t *testing.T, s Setup) Instance
+}
+
+// Instance is one replica under test.
+type Instance interface {
+	// Open returns the replica as another worker process would see it: a new value each time, over the same database.
+	Open() sinks.Replica
+	// InsertPerson puts a usable, personal row with newsletter, objects and frozen all false.
+	InsertPerson(crmKey string)
+	ReadPerson(crmKey string) Person
+	// Refuse makes the database refuse every change of a person's row, or accept it again.
+	Refuse(crmKey string, refuse bool)
+	// Encode returns the event as the topic carries it.
+	Encode(ev *schema.Event) []byte
+}
+
+// Run runs the suite: what every sinks.Replica must do, whatever database it is.
+func Run(t *testing.T, h Harness) {
+	for _, c := range []struct {
+		name  string
+		setup Setup
+		test  func(*driver)
+	}{
+		{"consent follows the fold", erasing(time.Hour), consentFollows},
+		{"objection and restriction follow", erasing(time.Hour), objectionFollows},
+		{"redelivery has one effect", erasing(time.Hour), redelivery},
+		{"a worker that lost its partition is fenced", erasing(time.Hour), fencing},
+		{"older events change nothing", erasing(time.Hour), factsGuard},
+		{"any order gives the same row", erasing(time.Hour), anyOrder},
+		{"a row that comes later gets the fold", erasing(time.Hour), unmatched},
+		{"erasure: suppress, cool off, erase, verify", erasing(coolOff), erasure},
+		{"erasure without cool-off", erasing(0), erasureAtOnce},
+		{"erasure of a person who comes later", erasing(0), erasureUnmatched},
+		{"cancel before phase 2", erasing(coolOff), cancel},
+		{"hold and release", erasing(coolOff), hold},
+		{"phase 2 on decision", erasing(0), onDecision},
+		{"the breaker holds a burst", Setup{Mode: "erase", NewCases: 2, Window: time.Hour}, breaker},
+		{"a poison event parks its subject", erasing(time.Hour), parking},
+		{"mode observe writes nothing", Setup{Mode: "observe"}, observe},
+		{"mode suppress never erases", Setup{Mode: "suppress"}, suppress},
+		{"receipts leave in order and once marked not again", erasing(0), outbox},
+		{"nothing is verified while a gap is open", erasing(0), gap},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := &driver{T: t, in: h.New(t, c.setup), ids: schema.NewIdentifiers(plainPRF{}, "crm"), places: map[int32]sinks.Place{}}
+			d.r = d.in.Open()
+			d.assign()
+			c.test(d)
+		})
+	}
+}
+
+// coolOff is long enough to look before it ends, and short enough to wait for.
+const coolOff = 1500 * time.Millisecond
+
+func erasing(coolOff time.Duration) Setup { return Setup{Mode: "erase", CoolOff: coolOff} }
+
+// suitePartitions is how many partitions the suite's log has.
+const suitePartitions = 2
+
+// driver plays a log to a replica.
+type driver struct {
+	*testing.T
+	in     Instance
+	r      sinks.Replica
+	ids    *schema.Identifiers
+	places map[int32]sinks.Place
+	number uint64
+	sent   []*schema.Receipt
+}
+
+// plainPRF stands in for the subject key.
+type plainPRF struct{}
+
+func (plainPRF) Compute(dst *[32]byte, data []byte) { *dst = sha256.Sum256(data) }
+
+func (d *driver) assign() {
+	d.Helper()
+	ids := make([]int32, suitePartitions)
+	for i := range ids {
+		ids[i] = int32(i)
+	}
+	places, err := d.r.Assign(d.Context(), ids)
+	if err != nil {
+		d.Fatalf("Assign: %v", err)
+	}
+	for _, p := range places {
+		d.places[p.Partition] = p
+	}
+	if len(d.places) != suitePartitions {
+		d.Fatalf("Assign gave %d places", len(places))
+	}
+}
+
+// event makes the next event about a person.
+func (d *driver) event(crmKey string, body schema.Body) *schema.Event {
+	d.number++
+	return d.eventAt(crmKey, d.number, body)
+}
+
+func (d *driver) eventAt(crmKey string, number uint64, body schema.Body) *schema.Event {
+	key := schema.CanonicalKey(nil, []byte(crmKey))
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	ev := &schema.Event{
+		Header: schema.Header{
+			EventID: d.ids.EventID(schema.EventKey{Number: number, Table: "public.customer", PK: key, Op: 1, Rule: "rule"}),
+			Order:   schema.NewOrder(0, 1, number, 0), Source: "crm", CommittedAt: now, DetectedAt: now, Rule: "rule",
+		},
+		Body: body,
+	}
+	switch body.(type) {
+	case *schema.Heartbeat, *schema.Gap, *schema.PassMarker:
+		return ev
+	case *schema.SubjectErasure, *schema.CaseDecision:
+		ev.CaseID = d.ids.CaseID(d.ids.SubjectRef(key))
+	}
+	ev.SubjectRef, ev.CRMKey = d.ids.SubjectRef(key), key
+	return ev
+}
+
+// batch lays events out as the log has them: by partition, offsets from the places on.
+func (d *driver) batch(events ...*schema.Event) *sinks.Batch {
+	b := &sinks.Batch{}
+	for part := range int32(suitePartitions) {
+		next := d.places[part].NextOffset
+		for _, ev := range events {
+			if int32(ev.SubjectRef[0])%suitePartitions != part {
+				continue
+			}
+			r := sinks.Record{Partition: part, Offset: next, Value: d.in.Encode(ev), Event: ev}
+			if !ev.SubjectRef.IsZero() {
+				r.Key = ev.SubjectRef.AppendText(nil)
+			}
+			b.Records = append(b.Records, r)
+			next++
+		}
+		if next > d.places[part].NextOffset {
+			b.From = append(b.From, d.places[part])
+		}
+	}
+	return b
+}
+
+// apply commits one batch and moves the places.
+func (d *driver) apply(events ...*schema.Event) sinks.Outcome {
+	d.Helper()
+	b := d.batch(events...)
+	out, err := d.r.Apply(d.Context(), b)
+	if err != nil {
+		d.Fatalf("Apply: %v", err)
+	}
+	for _, p := range out.Places {
+		d.places[p.Partition] = p
+	}
+	if got := out.Applied + out.Unchanged + out.Stale + out.NoMatch + out.Refused + out.Parked; got != len(events) {
+		d.Errorf("outcome counts %d of %d events: %+v", got, len(events), out)
+	}
+	return out
+}
+
+func (d *driver) allPlaces() []sinks.Place {
+	var out []sinks.Place
+	for p := range int32(suitePartitions) {
+		out = append(out, d.places[p])
+	}
+	return out
+}
+
+// due runs the chores once.
+func (d *driver) due() {
+	d.Helper()
+	if _, err := d.r.RunDue(d.Context(), d.allPlaces()); err != nil {
+		d.Fatalf("RunDue: %v", err)
+	}
+}
+
+// within runs the chores until cond holds.
+func (d *driver) within(limit time.Duration, what string, cond func() bool) {
+	d.Helper()
+	ctx, stop := context.WithTimeout(d.Context(), limit)
+	defer stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		d.due()
+		if cond() {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			d.Fatalf("not within %v: %s", limit, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// idle runs the chores for a while, in which nothing must happen.
+func (d *driver) idle(long time.Duration) {
+	d.Helper()
+	end := time.Now().Add(long)
+	d.within(2*long, "waiting", func() bool { return time.Now().After(end) })
+}
+
+// receipts takes what is in the outbox, in the order in which it leaves, and returns everything taken so far.
+func (d *driver) receipts() []*schema.Receipt {
+	d.Helper()
+	for {
+		rs, err := d.r.Unsent(d.Context(), []int32{0, 1}, 100)
+		if err != nil {
+			d.Fatalf("Unsent: %v", err)
+		}
+		if len(rs) == 0 {
+			return d.sent
+		}
+		ids := make([]schema.ReceiptID, len(rs))
+		for i, o := range rs {
+			signed, err := schema.DecodeSignedReceipt(o.Body)
+			if err != nil {
+				d.Fatalf("receipt: %v", err)
+			}
+			r, err := schema.DecodeReceipt(signed.Body)
+			if err != nil {
+				d.Fatalf("receipt: %v", err)
+			}
+			if r.ReceiptID != o.ID {
+				d.Errorf("receipt %v left under the id %v", r.ReceiptID, o.ID)
+			}
+			ids[i] = o.ID
+			d.sent = append(d.sent, r)
+		}
+		if err := d.r.MarkSent(d.Context(), ids); err != nil {
+			d.Fatalf("MarkSent: %v", err)
+		}
+	}
+}
+
+// states returns the states of the receipts of one event, in order.
+func (d *driver) states(ev *schema.Event) []schema.ReceiptState {
+	d.Helper()
+	var out []schema.ReceiptState
+	for _, r := range d.receipts() {
+		if r.EventID == ev.EventID {
+			out = append(out, r.State)
+		}
+	}
+	return out
+}
+
+func (d *driver) wantStates(ev *schema.Event, want ...schema.ReceiptState) {
+	d.Helper()
+	if got := d.states(ev); !slices.Equal(got, want) {
+		d.Errorf("receipts of the event: %v, want %v", got, want)
+	}
+}
+
+func (d *driver) wantPerson(crmKey string, want Person) {
+	d.Helper()
+	want.Found = true
+	if got := d.in.ReadPerson(crmKey); got != want {
+		d.Errorf("person %s: %+v, want %+v", crmKey, got, want)
+	}
+}
+
+// live is a person about whom nothing is known.
+var live = Person{Personal: true, Usable: true}
+
+func consent(state schema.ConsentState) *schema.ConsentChange {
+	return &schema.ConsentChange{Purpose: "newsletter", Channel: "email", State: state, LegalBasis: "consent"}
+}
+
+func decision(d schema.Decision) *schema.CaseDecision {
+	return &schema.CaseDecision{Decision: d, DecidedBy: "operator", DecidedAt: time.Now().UTC().Truncate(time.Millisecond)}
+}
+
+func keyOf(i int) string { return strconv.Itoa(1000 + i) }
