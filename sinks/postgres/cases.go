@@ -96,7 +96,7 @@ func refsOf(cases []*openedCase) [][]byte {
 }
 
 // attach loads the subjects of the cases.
-func (r *Replica) attach(ctx context.Context, tx pgx.Tx, cases []*openedCase) (*subjects, error) {
+func (r *Replica) attach(ctx context.Context, tx querier, cases []*openedCase) (*subjects, error) {
 	set, err := r.load(ctx, tx, refsOf(cases))
 	if err != nil {
 		return nil, err

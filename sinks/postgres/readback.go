@@ -81,17 +81,17 @@ func (r *Replica) readFollowed(ctx context.Context, list []*followed) (remaining
 	if err != nil {
 		return nil, at, err
 	}
+	refs := make([][]byte, len(list))
+	for i, f := range list {
+		refs[i] = f.ref[:]
+	}
+	set, err := r.load(ctx, r.opts.Pool, refs)
+	if err != nil {
+		return nil, at, err
+	}
 	remaining = make([]int64, len(list))
 	err = r.readTx(ctx, "reading back", func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&at); err != nil {
-			return err
-		}
-		refs := make([][]byte, len(list))
-		for i, f := range list {
-			refs[i] = f.ref[:]
-		}
-		set, err := r.load(ctx, tx, refs)
-		if err != nil {
 			return err
 		}
 		bySubject := make(map[*subject]int64, len(set.list))

@@ -75,13 +75,14 @@ func (r *Replica) readBack(ctx context.Context, cases []*openedCase) (remaining 
 	if err != nil {
 		return nil, at, err
 	}
+	// Lethe's own tables are read through the run role: the login that reads back sees the mapped tables only.
+	set, err := r.attach(ctx, r.opts.Pool, cases)
+	if err != nil {
+		return nil, at, err
+	}
 	remaining = make([]int64, len(cases))
 	err = r.readTx(ctx, "reading back", func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&at); err != nil {
-			return err
-		}
-		set, err := r.attach(ctx, tx, cases)
-		if err != nil {
 			return err
 		}
 		place := make(map[*subject]int, len(cases))
