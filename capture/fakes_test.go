@@ -35,7 +35,7 @@ type world struct {
 	stuck      chan struct{}
 	running    bool
 	inChange   bool // although the source heeds Full
-	lateAcks   int           // given when the source had ended
+	lateAcks   int  // given when the source had ended
 
 	log       [partitions][]logged
 	have      map[string]int // records by the order without its ordinal

@@ -74,8 +74,9 @@ func (s *session) Commit(tx *Transaction) error {
 	s.gathering.mark.advance(&mark{
 		position: tx.Position, xid: tx.XID, committedAt: tx.CommittedAt, gaps: s.gaps, set: true,
 	})
+	s.gathering.commits++
 	s.mu.Unlock()
-	s.poke()
+	poke(s.wake)
 	return nil
 }
 
@@ -193,8 +194,7 @@ func (s *session) put(t schema.Type, all bool) error {
 			g.filled = true
 			g.events[t]++
 			if !g.ripe && g.unit.Full() {
-				g.ripe = true
-				s.poke()
+				s.ripen()
 			}
 			return nil
 		}
@@ -204,10 +204,9 @@ func (s *session) put(t schema.Type, all bool) error {
 				Hint: "raise max.message.bytes of the events topic",
 			}
 		}
-		g.ripe = true
+		s.ripen()
 		room := s.roomLocked()
 		s.mu.Unlock()
-		s.poke()
 		select {
 		case <-room:
 		case <-s.work.Done():
@@ -217,6 +216,13 @@ func (s *session) put(t schema.Type, all bool) error {
 			return err
 		}
 	}
+}
+
+// ripen tells the sender to take the gathering shipment as it is; the caller holds mu.
+func (s *session) ripen() {
+	s.gathering.ripe = true
+	poke(s.wake)
+	poke(s.hurry)
 }
 
 // Full implements Throttle. During a stop it never gives room again.

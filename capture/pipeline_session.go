@@ -35,6 +35,7 @@ type session struct {
 	stopping  bool
 
 	wake  chan struct{} // capacity 1: there may be something to send
+	hurry chan struct{} // capacity 1: do not linger
 	never chan struct{} // is never closed
 
 	// The checkpointer's part.
@@ -56,16 +57,17 @@ type mark struct {
 
 // shipment is a unit with what becomes true when it is acknowledged.
 type shipment struct {
-	unit   Unit
-	mark   mark
-	events [schema.TypePassMarker + 1]uint32
-	filled bool // holds at least one record
-	ripe   bool // worth sending although no commit is in it
+	unit    Unit
+	mark    mark
+	commits int
+	events  [schema.TypePassMarker + 1]uint32
+	filled  bool // holds at least one record
+	ripe    bool // worth sending although no commit is in it
 }
 
 func (s *shipment) reset() {
 	s.unit.Reset()
-	s.mark = mark{}
+	s.mark, s.commits = mark{}, 0
 	s.events = [schema.TypePassMarker + 1]uint32{}
 	s.filled, s.ripe = false, false
 }
@@ -98,9 +100,11 @@ func (p *Pipeline) runSession(ctx context.Context) error {
 		gathering: &shipment{unit: p.o.Publisher.NewUnit()},
 		spare:     &shipment{unit: p.o.Publisher.NewUnit()},
 		wake:      make(chan struct{}, 1),
+		hurry:     make(chan struct{}, 1),
 		never:     make(chan struct{}),
 	}
 	s.assembly.init(p)
+	p.o.Rules.Begin()
 	p.update(func(st *Status) {
 		st.Incarnation, st.Gaps, st.Failing = c.Incarnation, c.Gaps, ""
 		st.Checkpoint, st.CheckpointAt = c.Position, c.WrittenAt
@@ -256,7 +260,8 @@ func (s *session) stopGracefully(work context.Context) error {
 	drained := make(chan struct{})
 	s.drained = drained
 	s.mu.Unlock()
-	s.poke()
+	poke(s.wake)
+	poke(s.hurry)
 	select {
 	case <-drained:
 	case <-bound.Done():
