@@ -15,9 +15,12 @@ type Draft struct {
 	ContactPK    []byte
 }
 
-// Ruler says which change means which event (capture/rules). It is pure: it sees the change and its commit, never the
-// clock. One goroutine calls it, in the order of the log.
+// Ruler says which change means which event (capture/rules). It sees the changes and their commits, never the clock. One
+// goroutine calls it, in the order of the log.
 type Ruler interface {
+	// Begin is called before the source is read, at first or again after an error: what a Ruler remembers of the log is
+	// void then, because the changes that it has seen may come again and may never have been published.
+	Begin()
 	// Apply appends to out what c means and returns the extended slice; nothing is appended for a change that means nothing.
 	// An error is permanent: the same change gives it again, so the Pipeline stops with its position.
 	Apply(tx *Transaction, c *Change, out []Draft) ([]Draft, error)

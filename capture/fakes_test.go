@@ -25,6 +25,7 @@ type world struct {
 	mu         sync.Mutex
 	script     []scripted
 	runs       int
+	begun      int // the rules, which must forget at each run
 	from       []*Checkpoint // of each Run
 	acked      Position
 	sourceErrs map[int]error // before the transaction of that index, once
@@ -118,6 +119,9 @@ func (w *world) pipeline(change ...func(*Options)) *Pipeline {
 func (w *world) Run(ctx context.Context, from *Checkpoint, h Handler) error {
 	w.mu.Lock()
 	w.runs++
+	if w.begun != w.runs {
+		w.problem("the rules were begun %d times before run %d", w.begun, w.runs)
+	}
 	w.running = true
 	defer func() {
 		w.mu.Lock()
@@ -225,6 +229,9 @@ func (w *world) Identity(context.Context) (Identity, error) {
 	defer w.mu.Unlock()
 	return w.identity, nil
 }
+
+// Begin implements Ruler.
+func (w *world) Begin() { w.begun++ }
 
 // Apply implements Ruler.
 func (w *world) Apply(_ *Transaction, c *Change, out []Draft) ([]Draft, error) {

@@ -104,7 +104,6 @@ func (p *Pipeline) runSession(ctx context.Context) error {
 		never:     make(chan struct{}),
 	}
 	s.assembly.init(p)
-	p.o.Rules.Begin()
 	p.update(func(st *Status) {
 		st.Incarnation, st.Gaps, st.Failing = c.Incarnation, c.Gaps, ""
 		st.Checkpoint, st.CheckpointAt = c.Position, c.WrittenAt
@@ -133,6 +132,7 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 		failed <- contained(s.p, "writing checkpoints", nil, func() error { return s.checkpoints(work) })
 	})
 	others.Go(func() { s.beat(work) })
+	s.p.o.Rules.Begin()
 	go func() {
 		source <- contained(s.p, "reading the log", &s.position, func() error { return s.p.o.Source.Run(work, from, s) })
 	}()

@@ -55,6 +55,7 @@ type Engine struct {
 
 	last    *binding // of the change before: changes come in runs of one table
 	notices notices
+	memory  memory
 
 	x         row
 	gap       schema.Gap
@@ -91,6 +92,9 @@ func (e *Engine) Bind(t *capture.Table) error {
 	_, err := e.bind(t)
 	return err
 }
+
+// Begin is called before a source is read, at first or again: what the log said before may not have been published.
+func (e *Engine) Begin() { e.memory.forget() }
 
 // bind returns nil for a table that no rule reads.
 func (e *Engine) bind(t *capture.Table) (*binding, error) {

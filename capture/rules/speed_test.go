@@ -17,8 +17,8 @@ var speedLines = []struct {
 	{"irrelevant update, old row unknown", "update public.customer_note note_id=1 customer_id=1 note_code=CALLED", 0, 0},
 	{"irrelevant update, old row known", "update full.customer customer_id=1 last_name=b status=A no_marketing=f restricted_until=null | customer_id=1 last_name=a status=A no_marketing=f restricted_until=null", 0, 0},
 	{"insert of an ordinary customer", "insert public.customer customer_id=1 last_name=a status=A no_marketing=f restricted_until=null", 0, 0},
-	{"state sent again", "update public.customer customer_id=1 last_name=a status=A no_marketing=f restricted_until=null", 2, 0},
-	{"erasure", "update public.customer customer_id=1 last_name=null status=E no_marketing=t restricted_until=null", 3, 0},
+	{"state sent again", "update public.customer customer_id=1 last_name=a status=A no_marketing=f restricted_until=null", 0, 0},
+	{"erasure", "update public.customer customer_id=1 last_name=null status=E no_marketing=t restricted_until=null", 1, 0},
 	{"consent insert", "insert public.consent consent_id=1 customer_id=7 purpose_code=NL channel_code=E contact_id=70 status=Y valid_until=2027-01-01 document_id=D", 1, 0},
 	{"consent moved", "update public.consent consent_id=1 customer_id=7 purpose_code=OFF channel_code=E contact_id=70 status=Y valid_until=null document_id=D | consent_id=1 customer_id=7 purpose_code=NL channel_code=E contact_id=70", 2, 0},
 }
@@ -46,6 +46,10 @@ func speedCases(t testing.TB, run func(name string, e *Engine, tx *capture.Trans
 func TestAllocations(t *testing.T) {
 	speedCases(t, func(name string, e *Engine, tx *capture.Transaction, c *capture.Change, drafts int, allocs float64) {
 		out := make([]Draft, 0, 8)
+		// The first time is news to the memory; the drafts counted are those of the second.
+		if _, err := e.Apply(tx, c, out); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
 		got := testing.AllocsPerRun(100, func() {
 			var err error
 			if out, err = e.Apply(tx, c, out[:0]); err != nil || len(out) != drafts {

@@ -22,7 +22,8 @@ func (s *objectionSpec) bind(b *binder) rule {
 
 // objectionRule says raised or lifted when that changes. A row that is new to its subject only ever raises: without an
 // objection there is nothing to lift. Where the log does not tell the old value (replica identity without the column),
-// each UPDATE sends the present state, because the one change that matters cannot be told from the others.
+// each UPDATE sends the present state, because the one change that matters cannot be told from the others; unless this
+// run has read the same state of that subject before (see memory).
 type objectionRule struct {
 	when  *predicate
 	scope string
@@ -36,16 +37,22 @@ func (r *objectionRule) apply(x *row, out []Draft) ([]Draft, error) {
 		return out, nil
 	}
 	raised, err := r.when.holds(x, after)
-	if err != nil || x.arrived && !raised {
+	if err != nil {
 		return out, err
 	}
+	told := x.arrived
 	if !x.arrived {
-		if held, known, err := r.when.was(x); err != nil || known && held == raised {
+		var held bool
+		if held, told, err = r.when.was(x); err != nil || told && held == raised {
 			return out, err
 		}
 	}
+	state := uint64(0)
+	if raised {
+		state = 1
+	}
 	r.body = schema.Objection{Raised: raised, Scope: r.scope}
-	return x.draft(out, RuleObjection, after, &r.body)
+	return x.restate(out, RuleObjection, &r.body, state, told, x.arrived && !raised)
 }
 
 // restrictedSpec is a restriction under GDPR Art. 18.
@@ -96,17 +103,44 @@ func (r *restrictedRule) apply(x *row, out []Draft) ([]Draft, error) {
 		return out, nil
 	}
 	is, err := r.state(x, after)
-	if err != nil || x.arrived && !is.Imposed {
+	if err != nil {
 		return out, err
 	}
+	told := x.arrived
 	if !x.arrived && r.known(x) {
+		told = true
 		was, err := r.state(x, before)
 		if err != nil || was.Imposed == is.Imposed && was.Until.Equal(is.Until) {
 			return out, err
 		}
 	}
 	r.body = is
-	return x.draft(out, RuleRestricted, after, &r.body)
+	return x.restate(out, RuleRestricted, &r.body, restrictionState(&is), told, x.arrived && !is.Imposed)
+}
+
+// restrictionState tells restrictions apart for the memory. Until is zero, or a time in microseconds as PostgreSQL has it.
+func restrictionState(s *schema.ProcessingRestriction) uint64 {
+	switch {
+	case !s.Imposed:
+		return 0
+	case s.Until.IsZero():
+		return 1
+	}
+	return uint64(s.Until.UnixMicro())<<1 | 1<<63 //nolint:gosec // a pattern of bits
+}
+
+// restate drafts the present state of the row's subject. It is left away where silent (nothing to say of a new row), and
+// where the old value is not told by the log but known from earlier in this run to be the same.
+func (x *row) restate(out []Draft, rule string, body schema.Body, state uint64, told, silent bool) ([]Draft, error) {
+	given := len(out)
+	out, err := x.draft(out, rule, after, body)
+	if err != nil || len(out) == given {
+		return out, err
+	}
+	if known := x.engine.memory.know(rule, out[given].SubjectKey, state); silent || known && !told {
+		return out[:given], nil
+	}
+	return out, nil
 }
 
 // known reports whether the old image tells the state as it was.

@@ -1,0 +1,71 @@
+package rules
+
+import "testing"
+
+// TestStateIsRestatedOnlyOnceARun: without old values each UPDATE restates objection and restriction. Within a run only
+// what is news is drafted; after Begin, when what was read may never have been published, everything is again.
+func TestStateIsRestatedOnlyOnceARun(t *testing.T) {
+	s := testScript(t)
+	e := mustEngine(t, testSource)
+	const (
+		plain     = "update public.customer customer_id=1 last_name=a status=A no_marketing=f restricted_until=null"
+		objecting = "update public.customer customer_id=1 last_name=a status=A no_marketing=t restricted_until=null"
+		other     = "update public.customer customer_id=2 last_name=a status=A no_marketing=f restricted_until=null"
+		until     = "update public.customer customer_id=1 last_name=a status=A no_marketing=t restricted_until=2027-01-01"
+		longer    = "update public.customer customer_id=1 last_name=a status=A no_marketing=t restricted_until=2027-06-01"
+	)
+	for i, step := range []struct {
+		line   string
+		begin  bool
+		drafts int
+	}{
+		{plain, false, 2},
+		{plain, false, 0},
+		{objecting, false, 1},
+		{objecting, false, 0},
+		{other, false, 2},
+		{plain, false, 1},
+		{until, false, 2},
+		{longer, false, 1},
+		{longer, false, 0},
+		{longer, true, 2},
+		{longer, false, 0},
+		{"insert public.customer customer_id=3 last_name=a status=A no_marketing=f restricted_until=null", false, 0},
+		{"update public.customer customer_id=3 last_name=b status=A no_marketing=f restricted_until=null", false, 0},
+		{"update public.customer customer_id=3 last_name=b status=A no_marketing=t restricted_until=null", false, 1},
+	} {
+		if step.begin {
+			e.Begin()
+		}
+		out, err := e.Apply(s.tx, s.must(t, step.line), nil)
+		if err != nil || len(out) != step.drafts {
+			t.Errorf("step %d: %d drafts, %v; want %d", i, len(out), err, step.drafts)
+		}
+	}
+}
+
+// TestMemoryOnlyForgets: more subjects than there is room for are forgotten, never taken for one another.
+func TestMemoryOnlyForgets(t *testing.T) {
+	var m memory
+	key := make([]byte, 4)
+	const subjects = 2 * memorySets * memoryWays
+	for i := range subjects {
+		key[0], key[1], key[2], key[3] = byte(i), byte(i>>8), byte(i>>16), byte(i>>24)
+		if m.know("objection", key, 1) {
+			t.Fatalf("subject %d is known before anything was said of it", i)
+		}
+	}
+	known := 0
+	for i := range subjects {
+		key[0], key[1], key[2], key[3] = byte(i), byte(i>>8), byte(i>>16), byte(i>>24)
+		if m.know("objection", key, 0) {
+			t.Fatalf("subject %d is known with a state that nobody said", i)
+		}
+		if m.know("objection", key, 0) {
+			known++
+		}
+	}
+	if known != subjects {
+		t.Errorf("%d of %d subjects are known right after they were noted", known, subjects)
+	}
+}
