@@ -62,6 +62,7 @@ func (s State) Strictness() Strictness {
 		return ObjectionRaised
 	case StateImposed:
 		return Restriction
+	case StateExpired, StateInvalidated, StateRequested, StateDeferred, StateUnknown, StateNoBasis:
 	}
 	return Neutral
 }

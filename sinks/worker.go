@@ -147,11 +147,11 @@ func (h feedHandler) Trouble(err error) {
 		w.log.Info().Msg("reading from Kafka again")
 		return
 	}
-	ev := w.log.Warn()
+	level := zerolog.WarnLevel
 	if Classify(err) == Permanent {
-		ev = w.log.Error()
+		level = zerolog.ErrorLevel
 	}
-	ev.Str("class", Classify(err).String()).Str("code", CodeOf(err)).Str("hint", HintOf(err)).Msg("cannot read from Kafka")
+	w.log.WithLevel(level).Str("class", Classify(err).String()).Str("code", CodeOf(err)).Str("hint", HintOf(err)).Msg("cannot read from Kafka")
 }
 
 // errOver ends a generation from the inside: its context ended, or it was given up.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"lethe/internal/crashpoint"
 	"lethe/schema"
 )
@@ -148,13 +150,18 @@ func wakesChores(r *Record) bool {
 	return true
 }
 
+func speaksOfSubject(r *Record) bool {
+	_, err := schema.ParseSubjectRef(string(r.Key))
+	return err == nil
+}
+
 // park puts one event aside and goes on behind it. Its subject is blocked: its prohibitions pass, its permissions wait.
 // Without a key there is no subject to block, and nobody would ever learn what is missing: the partition stops.
 func (s *session) park(ctx context.Context, r *Record, code string) error {
 	if !s.parts[r.Partition].runs() {
 		return nil
 	}
-	if _, err := schema.ParseSubjectRef(string(r.Key)); err != nil {
+	if !speaksOfSubject(r) {
 		s.stopPartition(r.Partition, PartitionStopped, "poison_without_subject",
 			fmt.Sprintf("the record at offset %d belongs to no subject and cannot be applied (%s): check the keys directory and the "+
 				"versions of capture and sink, then restart this sink", r.Offset, code))
@@ -187,7 +194,7 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 	taken := len(s.parts) > 0
 	troubled := false
 	for {
-		err := op(s.finish)
+		err := op(s.finish) //nolint:contextcheck // what was begun outlives ctx, within StopTimeout
 		if err == nil {
 			if troubled {
 				s.w.log.Info().Str("op", doing).Msg("replica works again")
@@ -216,7 +223,7 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 			if !taken {
 				break
 			}
-			if err = s.reread(s.finish); err == nil {
+			if err = s.reread(s.finish); err == nil { //nolint:contextcheck // as above
 				break
 			}
 		}
@@ -227,14 +234,14 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 func (s *session) trouble(doing string, err error, wait time.Duration) {
 	class := Classify(err)
 	state := StateRetrying
-	ev := s.w.log.Warn()
+	level := zerolog.WarnLevel
 	switch {
 	case CodeOf(err) == CodePaused:
 		state = StatePaused
 	case class == Permanent:
-		state, ev = StateHalted, s.w.log.Error()
+		state, level = StateHalted, zerolog.ErrorLevel
 	}
-	ev.Str("op", doing).Str("class", class.String()).Str("code", CodeOf(err)).Str("hint", HintOf(err)).Dur("retry_in", wait).
+	s.w.log.WithLevel(level).Str("op", doing).Str("class", class.String()).Str("code", CodeOf(err)).Str("hint", HintOf(err)).Dur("retry_in", wait).
 		Msg("replica refuses work")
 	s.w.setState(state, CodeOf(err), HintOf(err))
 	s.publishStatus()

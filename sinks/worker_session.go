@@ -90,9 +90,7 @@ func (s *session) step(ctx context.Context) error {
 		pause(ctx, s.w.o.PauseCheck)
 		return nil
 	}
-	if err := s.gather(ctx); err != nil {
-		return err
-	}
+	s.gather(ctx)
 	if ctx.Err() != nil {
 		// Nothing new is begun: what is pending was not applied, and its next owner reads it again.
 		return errOver
@@ -103,6 +101,9 @@ func (s *session) step(ctx context.Context) error {
 		}
 	}
 	s.publishStatus()
+	if ctx.Err() != nil {
+		return errOver
+	}
 	return s.chores(ctx)
 }
 
@@ -112,7 +113,7 @@ func (s *session) heartbeatsDue() bool {
 
 // gather admits records: the first ones as soon as they come, more of them until the batch is full or has waited Linger.
 // It returns early without any when a chore or a commit of heartbeats is due.
-func (s *session) gather(ctx context.Context) error {
+func (s *session) gather(ctx context.Context) {
 	wait := time.Until(s.nextChore)
 	if len(s.pending) > 0 {
 		wait = min(wait, s.w.o.HeartbeatCommit-time.Since(s.lastCommit))
@@ -125,20 +126,19 @@ func (s *session) gather(ctx context.Context) error {
 	for len(s.pending) < s.w.o.MaxBatch {
 		recs, err := s.g.Poll(ctx, wait, s.w.o.MaxBatch-len(s.pending))
 		if err != nil {
-			return nil // the context ended: run sees it
+			return // the context ended: step sees it
 		}
 		s.admit(recs)
 		if !s.work || s.w.o.Linger < 0 {
-			return nil
+			return
 		}
 		if until.IsZero() {
 			until = time.Now().Add(s.w.o.Linger)
 		}
 		if wait = time.Until(until); wait <= 0 {
-			return nil
+			return
 		}
 	}
-	return nil
 }
 
 // admit takes records that continue their partition; anything else stops the partition.

@@ -214,8 +214,12 @@ func (m *workerMetrics) applied(out *Outcome, events int, took time.Duration) {
 		name string
 		n    int
 	}{
-		{"applied", out.Applied}, {"unchanged", out.Unchanged}, {"stale", out.Stale}, {"no_match", out.NoMatch},
-		{"refused", out.Refused}, {"parked", out.Parked},
+		{"applied", out.Applied},
+		{"unchanged", out.Unchanged},
+		{"stale", out.Stale},
+		{"no_match", out.NoMatch},
+		{"refused", out.Refused},
+		{"parked", out.Parked},
 	} {
 		if o.n > 0 {
 			m.outcomes.WithLabelValues(o.name).Add(float64(o.n))

@@ -285,7 +285,7 @@ func TestPermanentErrorHaltsAndIsLookedAtAgain(t *testing.T) {
 			return nil
 		}
 	}, func(t *testing.T, r *run) {
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		st := r.worker.Status()
 		if st.Ready || st.State != sinks.StateHalted || st.Cause != "42703" || st.Hint != "a column is missing" {
 			t.Errorf("status: %+v", st)
@@ -323,7 +323,7 @@ func TestHeartbeatsAloneAreCommittedRarely(t *testing.T) {
 	inRun(t, 2, nil, func(t *testing.T, r *run) {
 		for i := range 120 {
 			r.feed.add(int32(i%2), 0, uint64(i+1), &schema.Heartbeat{})
-			time.Sleep(500 * time.Millisecond)
+			pass(500 * time.Millisecond)
 		}
 		if n := len(r.model.Batches()); n < 5 || n > 7 {
 			t.Errorf("%d transactions in a minute of heartbeats, want one every 10 s", n)
@@ -354,12 +354,12 @@ func TestChoresWaitForTheEndOfTheLog(t *testing.T) {
 			case op == "due":
 				due++
 			case op == "apply" && slow:
-				time.Sleep(time.Second)
+				pass(time.Second)
 			}
 			return nil
 		}
 	}, func(t *testing.T, r *run) {
-		time.Sleep(100 * time.Second)
+		pass(100 * time.Second)
 		mu.Lock()
 		defer mu.Unlock()
 		if early != 0 || due < 8 {
@@ -390,7 +390,7 @@ func TestChoresRunWhenAsked(t *testing.T) {
 		a.Replica = r.model
 		o.Replica = a
 	}, func(t *testing.T, r *run) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		a.mu.Lock()
 		n := len(a.times)
 		a.mu.Unlock()
@@ -430,16 +430,16 @@ func TestPauseAndResume(t *testing.T) {
 		o.Pauser = p
 		r.feed.add(0, 1, 1, given())
 	}, func(t *testing.T, r *run) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if st := r.worker.Status(); st.State != sinks.StatePaused || st.Ready || r.model.Place(0).NextOffset != 0 {
 			t.Errorf("paused: %+v, place %+v", st, r.model.Place(0))
 		}
 		p.set(false)
 		r.eventually(3*time.Second, "it resumes", func() bool { return r.applied() && r.worker.Status().Ready })
 		p.set(true)
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		r.feed.add(0, 1, 2, given())
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if r.model.Place(0).NextOffset != 1 {
 			t.Error("it applied while paused")
 		}
@@ -455,7 +455,7 @@ func TestStopFinishesTheBatchAtHand(t *testing.T) {
 		r.model.Before = func(op string, _ []sinks.Record) error {
 			if op == "apply" {
 				entered <- struct{}{}
-				time.Sleep(5 * time.Second)
+				pass(5 * time.Second)
 			}
 			return nil
 		}
@@ -480,7 +480,7 @@ func TestStopIsBounded(t *testing.T) {
 		o.Replica = stuck{r.model}
 	}, func(t *testing.T, r *run) {
 		r.feed.add(0, 1, 1, given())
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		r.stop()
 		began := time.Now()
 		err := <-r.done
@@ -526,14 +526,14 @@ func TestReceiptsWaitForKafkaAndComeInOrder(t *testing.T) {
 			r.feed.add(0, byte(i), uint64(i+1), &schema.SubjectErasure{})
 		}
 	}, func(t *testing.T, r *run) {
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if !r.applied() {
 			t.Fatal("events waited for receipts")
 		}
 		out.mu.Lock()
 		out.down = false
 		out.mu.Unlock()
-		time.Sleep(15 * time.Second)
+		pass(15 * time.Second)
 		out.mu.Lock()
 		defer out.mu.Unlock()
 		if len(out.sent) != 256 { // one for each of the 256 subjects
@@ -611,10 +611,10 @@ func underFaults(t *testing.T, seed uint64) {
 		for i, l := range played {
 			r.feed.add(l.p, l.subject, l.n, l.body)
 			if i%20 == 0 {
-				time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
+				pass(time.Duration(rng.IntN(500)) * time.Millisecond)
 			}
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		mu.Lock()
 		quiet = true
 		mu.Unlock()
@@ -636,3 +636,6 @@ func underFaults(t *testing.T, seed uint64) {
 		}
 	})
 }
+
+// pass lets time pass in the bubble.
+func pass(d time.Duration) { <-time.After(d) }

@@ -102,21 +102,20 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 
 // Run implements sinks.Feed.
 func (f *Feed) Run(ctx context.Context, h sinks.FeedHandler) error {
-	for ctx.Err() == nil {
-		if err := f.checkTopic(ctx); err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			h.Trouble(err)
+	for {
+		err := f.checkTopic(ctx)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the caller asked for the end
+		}
+		h.Trouble(err)
+		if err != nil {
 			wait(ctx, time.Second)
 			continue
 		}
-		h.Trouble(nil)
 		if err := f.runGroup(ctx, h); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
 // checkTopic compares the partition count with the configured one. It is fixed by contract: with another count the keys

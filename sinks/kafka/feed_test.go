@@ -46,7 +46,7 @@ func TestWorkerFollowsTheLog(t *testing.T) {
 		for i := range 20 {
 			w.fill(3000+i, 1)
 			took = max(took, w.eventually(time.Second, "a new event is applied", w.applied))
-			time.Sleep(37 * time.Millisecond)
+			pass(37 * time.Millisecond)
 		}
 		if took > 50*time.Millisecond {
 			t.Errorf("a new event took %v to be applied", took)
@@ -110,7 +110,7 @@ func TestKafkaAwayForAnHour(t *testing.T) {
 		w.eventually(10*time.Second, "the backlog is applied", w.applied)
 		w.net.cut("a")
 		w.fill(10, 10)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if st := a.worker.Status(); st.Ready {
 			t.Errorf("ready without Kafka: %+v", st)
 		}
@@ -220,7 +220,7 @@ func TestRecreatedTopicIsAGap(t *testing.T) {
 					if err := w.cluster.DeleteTopic("lethe.events"); err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(3 * time.Second)
+					pass(3 * time.Second)
 					w.createTopic(partitions)
 					w.fill(500, events)
 					if stopped {
@@ -273,10 +273,9 @@ func TestPartitionCountChanged(t *testing.T) {
 func TestReplicaRestoredFromBackup(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w *world) {
 		w.fill(0, 10)
-		backup := w.model.Place(1)
 		a := w.start("a")
 		w.eventually(10*time.Second, "the backlog is applied", w.applied)
-		backup = w.model.Place(1)
+		backup := w.model.Place(1)
 		w.fill(10, 10)
 		w.eventually(10*time.Second, "more is applied", w.applied)
 		a.end()

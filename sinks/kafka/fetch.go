@@ -187,19 +187,16 @@ func (g *generation) quota() int { return max(g.f.o.MaxBuffer/max(1, len(g.ids))
 // fetchLoop reads the partitions that one broker leads, one long poll after the other.
 func (g *generation) fetchLoop(ctx context.Context, ids []int32) (progress bool, err error) {
 	for {
-		req := g.request(ids)
+		req, room := g.request(ids)
 		if req == nil {
 			select {
-			case <-g.room:
+			case <-room:
 				continue
 			case <-ctx.Done():
 				return progress, nil
 			}
 		}
 		res, err := g.f.roundTrip(ctx, req)
-		if ctx.Err() != nil {
-			return progress, nil
-		}
 		if err != nil {
 			return progress, err
 		}
@@ -214,8 +211,8 @@ func (g *generation) fetchLoop(ctx context.Context, ids []int32) (progress bool,
 	}
 }
 
-// request asks for the partitions that have room; nil: none has.
-func (g *generation) request(ids []int32) *fetch.Request {
+// request asks for the partitions that have room. Where none has it returns nil, and what is closed when there may be some.
+func (g *generation) request(ids []int32) (*fetch.Request, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var parts []fetch.RequestPartition
@@ -231,13 +228,13 @@ func (g *generation) request(ids []int32) *fetch.Request {
 		parts = append(parts, requestPartition(id, from, q.maxWant))
 	}
 	if len(parts) == 0 {
-		return nil
+		return nil, g.room
 	}
 	// The broker fills the response in the order asked for: another partition comes first each time.
 	g.turn++
 	k := g.turn % len(parts)
 	parts = slices.Concat(parts[k:], parts[:k])
-	return g.f.request(parts, g.f.o.MaxWait, 1)
+	return g.f.request(parts, g.f.o.MaxWait, 1), nil
 }
 
 func requestPartition(id int32, from int64, maxBytes int32) fetch.RequestPartition {
@@ -396,7 +393,7 @@ func readBytes(b protocol.Bytes, skip bool) ([]byte, error) {
 	if b == nil {
 		return nil, nil
 	}
-	defer b.Close() //nolint:errcheck // it only counts references
+	defer b.Close()
 	if skip || b.Len() == 0 {
 		return nil, nil
 	}

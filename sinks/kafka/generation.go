@@ -26,9 +26,9 @@ type generation struct {
 	fetched sync.WaitGroup
 
 	arrived chan struct{} // capacity 1: Poll may find records
-	room    chan struct{} // capacity 1: a full queue was emptied
 
 	mu    sync.Mutex
+	room  chan struct{} // closed, and made anew, when queues were emptied: the loops of all brokers have to hear it
 	parts map[int32]*queue
 	turn  int // the partition that Poll serves first, so that none starves
 
@@ -64,7 +64,7 @@ type lastRecord struct {
 func newGeneration(f *Feed, gen *kafkago.Generation, trouble func(error), leave func()) *generation {
 	g := &generation{
 		f: f, gen: gen, trouble: trouble, leave: leave, parts: map[int32]*queue{},
-		arrived: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		arrived: make(chan struct{}, 1), room: make(chan struct{}),
 	}
 	g.hints.told, g.hints.latest = map[int32]int64{}, map[int32]int64{}
 	for _, a := range gen.Assignments[f.topic] {
@@ -167,7 +167,8 @@ func (g *generation) take(limit int) []sinks.Record {
 			clear(popped) // the queue's array must not keep what the worker is done with
 		}
 	}
-	signal(g.room)
+	close(g.room)
+	g.room = make(chan struct{})
 	return out
 }
 

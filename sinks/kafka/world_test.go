@@ -346,3 +346,6 @@ func (plainCodec) Decode(b []byte) (*schema.Event, error) {
 	}
 	return ev, nil
 }
+
+// pass lets time pass in the bubble.
+func pass(d time.Duration) { <-time.After(d) }
