@@ -115,6 +115,7 @@ func command(ctx context.Context, args, env []string) (int, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = graceful
+	dieWithUs(cmd)
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

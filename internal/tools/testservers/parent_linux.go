@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"syscall"
 
@@ -10,8 +11,8 @@ import (
 )
 
 func init() {
-	// The request below is tied to the thread that makes it; the main thread
-	// lives as long as the process.
+	// Both requests below are tied to the thread that makes them; the main
+	// thread lives as long as the process.
 	runtime.LockOSThread()
 }
 
@@ -26,4 +27,10 @@ func dieWithParent() error {
 		return fmt.Errorf("asking to die with the parent: it is dead already")
 	}
 	return nil
+}
+
+// dieWithUs has the kernel end the command when we are killed. It has to be
+// started by the main goroutine, whose thread init has taken.
+func dieWithUs(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 }
