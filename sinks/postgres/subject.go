@@ -294,7 +294,7 @@ func (s *subjects) scanFacts(rows pgx.Rows) error {
 }
 
 // load reads subjects and their facts by reference: for work outside a batch. Keys are opened.
-func (r *Replica) load(ctx context.Context, tx pgx.Tx, refs [][]byte) (*subjects, error) {
+func (r *Replica) load(ctx context.Context, tx querier, refs [][]byte) (*subjects, error) {
 	set := newSubjects(len(refs))
 	rows, err := tx.Query(ctx, r.ledger.sql(`
 		SELECT ref, part, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at, sealed_key
