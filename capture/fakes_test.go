@@ -25,7 +25,7 @@ type world struct {
 	mu         sync.Mutex
 	script     []scripted
 	runs       int
-	begun      int // the rules, which must forget at each run
+	begun      int           // the rules, which must forget at each run
 	from       []*Checkpoint // of each Run
 	acked      Position
 	sourceErrs map[int]error // before the transaction of that index, once

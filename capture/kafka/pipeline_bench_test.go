@@ -63,6 +63,8 @@ func (f *flood) Identity(context.Context) (capture.Identity, error) {
 	return capture.Identity{SystemID: "1", Epoch: 1, Slot: "lethe", SlotGeneration: "a"}, nil
 }
 
+func (f *flood) Begin() {}
+
 func (f *flood) Apply(tx *capture.Transaction, _ *capture.Change, out []capture.Draft) ([]capture.Draft, error) {
 	n := tx.Position.Commit / 100 % 20_000
 	f.key = append(f.key[:0], 4, byte('0'+n/1000%10), byte('0'+n/100%10), byte('0'+n/10%10), byte('0'+n%10))
