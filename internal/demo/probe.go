@@ -26,7 +26,9 @@ const (
 	probeEvery     = 2 * time.Millisecond
 )
 
-func newProber(query string) *prober { return &prober{query: query, outstanding: map[int64]time.Time{}} }
+func newProber(query string) *prober {
+	return &prober{query: query, outstanding: map[int64]time.Time{}}
+}
 
 // expect is told of an erasure; ids whose copy is not in the replica yet are the caller's to leave out.
 func (p *prober) expect(id int64, at time.Time) {
