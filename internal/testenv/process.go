@@ -148,6 +148,9 @@ func (p *process) pause() ([]int, error) {
 			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && err != syscall.ESRCH {
 				return nil, fmt.Errorf("pausing server: %w", err)
 			}
+			if err := waitHalted(pid); err != nil {
+				return nil, err
+			}
 		}
 		if !fresh {
 			return family, nil
@@ -158,6 +161,18 @@ func (p *process) pause() ([]int, error) {
 		}
 		family = append([]int{p.pid()}, children...)
 	}
+}
+
+// waitHalted waits until a process that was sent SIGSTOP has stopped.
+func waitHalted(pid int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return poll(ctx, func() error {
+		if !halted(pid) {
+			return fmt.Errorf("pausing server: process %d goes on", pid)
+		}
+		return nil
+	})
 }
 
 // resume lets a paused server go on.

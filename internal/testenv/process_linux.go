@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -32,6 +34,26 @@ func stat(pid int) (state byte, parent int, err error) {
 func alive(pid int) bool {
 	state, _, err := stat(pid)
 	return err == nil && state != 'Z' && state != 'X'
+}
+
+// halted reports whether every thread of a process has stopped, or is gone. A
+// signal is only on its way when kill returns: on a busy machine a thread that
+// waits for a core goes on for a while.
+func halted(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil {
+		return false
+	}
+	for _, thread := range threads {
+		tid, err := strconv.Atoi(filepath.Base(thread))
+		if err != nil {
+			return false
+		}
+		if state, _, err := stat(tid); err == nil && !strings.ContainsRune("TtZX", rune(state)) {
+			return false
+		}
+	}
+	return true
 }
 
 // descendants returns the processes that pid forked, and theirs.

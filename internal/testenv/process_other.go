@@ -16,6 +16,9 @@ func dieWithThread(*syscall.SysProcAttr) {}
 // alive reports whether a process is there.
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
+// halted cannot be known here.
+func halted(int) bool { return true }
+
 // descendants returns the processes that pid forked, and theirs.
 func descendants(pid int) ([]int, error) {
 	out, err := exec.Command("ps", "-A", "-o", "pid=,ppid=").Output()
