@@ -44,6 +44,39 @@ func TestStateIsRestatedOnlyOnceARun(t *testing.T) {
 	}
 }
 
+// TestMemoryKeepsScopesAndRowsApart: what one table says of a subject must not silence what another one, or another row
+// of the same table, says.
+func TestMemoryKeepsScopesAndRowsApart(t *testing.T) {
+	const source = `source:
+  subject: {table: public.customer, key: customer_id, on_delete: alert}
+  erased: {when: 'status == "E"'}
+  tables:
+    public.customer:
+      objection: {when: no_marketing, scope: direct_marketing}
+    public.preference:
+      subject: customer_id
+      objection: {when: 'code == "NOPROFILE" && active', scope: profiling}
+`
+	s := newScript()
+	s.must(t, "table public.customer key *customer_id:int8 status:text no_marketing:bool")
+	s.must(t, "table public.preference key *preference_id:int8 *customer_id:int8 code:text active:bool")
+	e := mustEngine(t, source)
+	for i, step := range []struct {
+		line   string
+		drafts int
+	}{
+		{"update public.customer customer_id=1 status=A no_marketing=t", 1},
+		{"update public.preference preference_id=1 customer_id=1 code=NOPROFILE active=t", 1},
+		{"insert public.preference preference_id=2 customer_id=1 code=NOPHONE active=t", 0},
+		{"update public.preference preference_id=1 customer_id=1 code=NOPROFILE active=f", 1},
+	} {
+		out, err := e.Apply(s.tx, s.must(t, step.line), nil)
+		if err != nil || len(out) != step.drafts {
+			t.Errorf("step %d: %d drafts, %v; want %d", i, len(out), err, step.drafts)
+		}
+	}
+}
+
 // TestMemoryOnlyForgets: more subjects than there is room for are forgotten, never taken for one another.
 func TestMemoryOnlyForgets(t *testing.T) {
 	var m memory

@@ -134,8 +134,9 @@ func (p *planner) erasures() {
 func (p *planner) table(name string, t *config.Table) {
 	path := "source.tables." + name
 	pl := p.plan(name)
+	own := name == p.cfg.Subject.Table
 	if r := t.Restricted; r != nil {
-		s := &restrictedSpec{until: r.Until, untilPath: path + ".restricted.until"}
+		s := &restrictedSpec{until: r.Until, untilPath: path + ".restricted.until", own: own}
 		switch {
 		case r.When != "":
 			s.when = p.expression(path+".restricted.when", r.When)
@@ -145,7 +146,7 @@ func (p *planner) table(name string, t *config.Table) {
 		pl.rules = append(pl.rules, s)
 	}
 	if o := t.Objection; o != nil {
-		pl.rules = append(pl.rules, &objectionSpec{when: p.expression(path+".objection.when", o.When), scope: o.Scope})
+		pl.rules = append(pl.rules, &objectionSpec{when: p.expression(path+".objection.when", o.When), scope: o.Scope, own: own})
 	}
 	if c := t.Consent; c != nil {
 		pl.rules = append(pl.rules, p.consent(path, pl, c))

@@ -11,13 +11,14 @@ import (
 type objectionSpec struct {
 	when  *expression
 	scope string
+	own   bool // the table is that of the subjects
 }
 
 func (s *objectionSpec) needs(n *TableNeeds) { n.reads(s.when) }
 func (s *objectionSpec) compares() []string  { return s.when.comparable() }
 
 func (s *objectionSpec) bind(b *binder) rule {
-	return &objectionRule{when: b.predicate(s.when), scope: s.scope}
+	return &objectionRule{when: b.predicate(s.when), scope: s.scope, own: s.own, remember: RuleObjection + ":" + s.scope}
 }
 
 // objectionRule says raised or lifted when that changes. A row that is new to its subject only ever raises: without an
@@ -25,9 +26,11 @@ func (s *objectionSpec) bind(b *binder) rule {
 // each UPDATE sends the present state, because the one change that matters cannot be told from the others; unless this
 // run has read the same state of that subject before (see memory).
 type objectionRule struct {
-	when  *predicate
-	scope string
-	body  schema.Objection
+	when     *predicate
+	scope    string
+	own      bool
+	remember string // objections of other scopes, from whatever table, are other states
+	body     schema.Objection
 }
 
 func (*objectionRule) ops() ops { return ops{insert: true, update: true} }
@@ -52,7 +55,8 @@ func (r *objectionRule) apply(x *row, out []Draft) ([]Draft, error) {
 		state = 1
 	}
 	r.body = schema.Objection{Raised: raised, Scope: r.scope}
-	return x.restate(out, RuleObjection, &r.body, state, told, x.arrived && !raised)
+	news := news{rule: RuleObjection, remember: r.remember, state: state, told: told, silent: x.arrived && !raised, own: r.own}
+	return x.restate(out, &r.body, news)
 }
 
 // restrictedSpec is a restriction under GDPR Art. 18.
@@ -60,6 +64,7 @@ type restrictedSpec struct {
 	when      *expression // nil: none
 	until     string      // column; empty: none
 	untilPath string
+	own       bool // the table is that of the subjects
 }
 
 func (s *restrictedSpec) needs(n *TableNeeds) {
@@ -78,7 +83,7 @@ func (s *restrictedSpec) compares() []string {
 }
 
 func (s *restrictedSpec) bind(b *binder) rule {
-	r := &restrictedRule{}
+	r := &restrictedRule{own: s.own}
 	if s.when != nil {
 		r.when = b.predicate(s.when)
 	}
@@ -93,6 +98,7 @@ func (s *restrictedSpec) bind(b *binder) rule {
 type restrictedRule struct {
 	when  *predicate
 	until []int // none or one column
+	own   bool
 	body  schema.ProcessingRestriction
 }
 
@@ -115,7 +121,9 @@ func (r *restrictedRule) apply(x *row, out []Draft) ([]Draft, error) {
 		}
 	}
 	r.body = is
-	return x.restate(out, RuleRestricted, &r.body, restrictionState(&is), told, x.arrived && !is.Imposed)
+	return x.restate(out, &r.body, news{
+		rule: RuleRestricted, remember: RuleRestricted, state: restrictionState(&is), told: told, silent: x.arrived && !is.Imposed, own: r.own,
+	})
 }
 
 // restrictionState tells restrictions apart for the memory. Until is zero, or a time in microseconds as PostgreSQL has it.
@@ -129,15 +137,29 @@ func restrictionState(s *schema.ProcessingRestriction) uint64 {
 	return uint64(s.Until.UnixMicro())<<1 | 1<<63 //nolint:gosec // a pattern of bits
 }
 
-// restate drafts the present state of the row's subject. It is left away where silent (nothing to say of a new row), and
-// where the old value is not told by the log but known from earlier in this run to be the same.
-func (x *row) restate(out []Draft, rule string, body schema.Body, state uint64, told, silent bool) ([]Draft, error) {
+// news is what a row says of its subject's state.
+type news struct {
+	rule     string
+	remember string // what the memory keeps the state under: the rule and its scope
+	state    uint64
+	told     bool // the log tells the old state, and it was another one
+	silent   bool // a new row with nothing to say
+	own      bool // the row is the subject's own
+}
+
+// restate drafts the present state of the row's subject. It is left away where there is nothing to say, and where the old
+// value is not told by the log but known from earlier in this run to be the same. A new row that says nothing is
+// remembered only where it makes the subject new: elsewhere another row of the same subject may have said something.
+func (x *row) restate(out []Draft, body schema.Body, n news) ([]Draft, error) {
+	if n.silent && !n.own {
+		return out, nil
+	}
 	given := len(out)
-	out, err := x.draft(out, rule, after, body)
+	out, err := x.draft(out, n.rule, after, body)
 	if err != nil || len(out) == given {
 		return out, err
 	}
-	if known := x.engine.memory.know(rule, out[given].SubjectKey, state); silent || known && !told {
+	if known := x.engine.memory.know(n.remember, out[given].SubjectKey, n.state); n.silent || known && !n.told {
 		return out[:given], nil
 	}
 	return out, nil
