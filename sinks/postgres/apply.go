@@ -46,8 +46,12 @@ func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, err
 		return sinks.Outcome{}, r.reduced(op, err)
 	}
 	crashpoint.Hit("sink.after_commit")
+	counts := map[string]int{}
 	for i := range u.results {
-		r.metrics.events.WithLabelValues(u.results[i].outcome).Inc()
+		counts[u.results[i].outcome]++
+	}
+	for outcome, n := range counts {
+		r.metrics.events.WithLabelValues(outcome).Add(float64(n))
 	}
 	return out, nil
 }
@@ -58,11 +62,19 @@ func (u *unit) apply(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (s
 		return sinks.Outcome{}, err
 	}
 	u.dispatch()
+	if !u.m.indexed {
+		if _, err := conn.Exec(ctx, sqlPlanFree); err != nil {
+			return sinks.Outcome{}, err
+		}
+	}
 	if err := u.effects().run(ctx, conn, u.set.list); err != nil {
 		return sinks.Outcome{}, err
 	}
 	u.settle()
 	last := &pgx.Batch{}
+	if !u.m.indexed {
+		last.Queue(sqlPlanBound)
+	}
 	if err := u.queueAll(last); err != nil {
 		return sinks.Outcome{}, err
 	}
@@ -109,11 +121,22 @@ const sqlMovePlaces = `
 		AS w(part, since, upto, event, ord, committed, beat)
 	WHERE p.part = w.part AND p.next_offset = w.since`
 
-// sqlSettings bounds the transaction, and keeps the server from planning each batch anew: a plan made for a thousand
-// keys may read the whole table where a thousand look-ups are cheaper.
+// sqlSettings bounds the transaction, and says how to plan: once, and by look-ups in indexes. A plan is kept as long as
+// its connection, and the ledger tables are empty when the first one is made: reading all of them looks cheapest then, and
+// would go on when they hold millions.
 const sqlSettings = `
 	SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
-		set_config('plan_cache_mode', 'force_generic_plan', true), now()`
+		set_config('plan_cache_mode', 'force_generic_plan', true), ` + lookUps + `, now()`
+
+const lookUps = `set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+	set_config('enable_mergejoin', 'off', true), set_config('enable_bitmapscan', 'off', true)`
+
+// The mapped tables may lack the index (Check warns): then one look-up would read the whole table, and the planner is let
+// free for them.
+const (
+	sqlPlanFree  = `SELECT set_config(n, 'on', true) FROM unnest('{enable_seqscan,enable_hashjoin,enable_mergejoin,enable_bitmapscan}'::text[]) n`
+	sqlPlanBound = `SELECT ` + lookUps
+)
 
 // begin opens the transaction and reads what the batch needs, in one round trip.
 func (u *unit) begin(ctx context.Context, conn *pgxpool.Conn, from, to []sinks.Place) error {
@@ -150,8 +173,12 @@ func (u *unit) begin(ctx context.Context, conn *pgxpool.Conn, from, to []sinks.P
 }
 
 func (u *unit) scanNow(row pgx.Row) error {
-	var ignored [3]string
-	return row.Scan(&ignored[0], &ignored[1], &ignored[2], &u.now)
+	var ignored [7]string
+	targets := make([]any, 0, len(ignored)+1)
+	for i := range ignored {
+		targets = append(targets, &ignored[i])
+	}
+	return row.Scan(append(targets, &u.now)...)
 }
 
 // lastTimes returns the newest commit time and heartbeat among the unit's records of one partition.
@@ -188,8 +215,7 @@ func (u *unit) queueRead(b *pgx.Batch) {
 	if len(refs) == 0 {
 		return
 	}
-	b.Queue(l.sql(sqlSubjects), refs).Query(u.set.scanSubjects)
-	b.Queue(l.sql(sqlFacts), refs).Query(u.set.scanFacts)
+	b.Queue(l.sql(sqlSubjects), refs).Query(u.set.scan)
 }
 
 // scanGuards refuses to go on under a mapping that Setup has replaced meanwhile, or while an operator holds the replica.

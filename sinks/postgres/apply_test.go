@@ -150,8 +150,8 @@ func TestRowThatComesLaterGetsTheFold(t *testing.T) {
 	w.want(flags, "1|false|1|false|false|false|true\n2|false|0|false|false|false|false\n3|false|0|false|true|false|true")
 	w.want(`SELECT count(*) FROM lethe.subject WHERE recheck_at IS NOT NULL OR unmatched_since IS NOT NULL`, "0")
 	w.want(`SELECT matched, undo IS NOT NULL FROM lethe.pending`, "true|true")
-	w.want(`SELECT due_at <= now() FROM lethe.readback`, "true")
-	w.want(`SELECT state, count(*) FROM lethe.receipt GROUP BY 1 ORDER BY 1`, "applied|3\nno_match|2\nsuppressed|1")
+	w.want(`SELECT count(*) FROM lethe.readback`, "0") // the objection has been read back
+	w.want(`SELECT state, count(*) FROM lethe.receipt GROUP BY 1 ORDER BY 1`, "applied|3\nno_match|2\nsuppressed|1\nverified|1")
 }
 
 func TestRecheckGetsRarerAndEnds(t *testing.T) {

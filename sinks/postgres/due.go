@@ -139,7 +139,7 @@ func (r *Replica) refold(ctx context.Context, tx pgx.Tx, set *subjects, prepare 
 		return err
 	}
 	e := &effects{r: r, m: m, cfg: r.cfg}
-	if err := tx.QueryRow(ctx, `SELECT now(), set_config('plan_cache_mode', 'force_generic_plan', true)`).Scan(&e.now, new(string)); err != nil {
+	if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&e.now); err != nil {
 		return err
 	}
 	for _, s := range set.list {

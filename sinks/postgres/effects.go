@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"lethe/config"
 	"lethe/sinks"
@@ -150,7 +151,7 @@ func (f *foldValues) columns(ft *foldTable) (extra []whoColumn, places []int, sq
 			continue
 		}
 		name := "a" + strconv.Itoa(c)
-		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: f.values[c]})
+		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: pgtype.FlatArray[*bool](f.values[c])})
 		value := "v." + name
 		if ft.columns[c].asNumber {
 			value += "::int"

@@ -158,8 +158,13 @@ type world struct {
 // newWorld makes a world on the shared server of a version; change edits the mapping before setup.
 func newWorld(tb testing.TB, version int, change ...func(*config.Replica)) *world {
 	tb.Helper()
+	return newWorldOn(tb, testenv.SharedPostgres(tb, version), change...)
+}
+
+func newWorldOn(tb testing.TB, server *testenv.Postgres, change ...func(*config.Replica)) *world {
+	tb.Helper()
 	w := &world{
-		TB: tb, ctx: tb.Context(), pg: testenv.SharedPostgres(tb, version), cfg: marketing(), keys: newKeyring(tb),
+		TB: tb, ctx: tb.Context(), pg: server, cfg: marketing(), keys: newKeyring(tb),
 		ids: schema.NewIdentifiers(prf("subject"), "crm"), places: map[int32]sinks.Place{}, parts: 4,
 	}
 	for _, f := range change {

@@ -70,6 +70,7 @@ var ledgerTables = []string{
 //   - sealed_key is null where all that is known of a subject is an event that could not be decoded.
 //   - pending has one row a subject, so the objections and restrictions that are still to be read back lie in readback.
 //   - pending.observed marks a case that was opened in mode observe: phase 1 has not been done, whatever state says.
+//   - receipts hold keyed ids and signatures, which do not get smaller by compressing.
 //   - readback.due_at is infinity while the subject has no row.
 //   - fillfactor leaves room for heap-only updates: facts and partitions are updated far more often than inserted, and
 //     no updated column of theirs is indexed.
@@ -174,6 +175,7 @@ CREATE TABLE {s}.receipt (
   made_at    timestamptz NOT NULL DEFAULT now(),
   sent_at    timestamptz
 );
+ALTER TABLE {s}.receipt ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX receipt_unsent ON {s}.receipt (part, made_at) WHERE sent_at IS NULL;
 CREATE INDEX receipt_case ON {s}.receipt (case_id) WHERE case_id IS NOT NULL;
 

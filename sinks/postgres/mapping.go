@@ -40,6 +40,7 @@ type Mapping struct {
 	audience string
 	tables   map[string]*table // by the name that the config uses
 	keys     []foreignKey
+	indexed  bool // every look-up that a batch makes in a mapped table has an index
 
 	// Unmapped lists columns that look personal and that nothing erases. While there is one, an erasure is not called
 	// verified.
@@ -105,7 +106,7 @@ type compiler struct {
 // compile resolves a mapping against the catalog. Findings of severity error mean that the Mapping must not be used;
 // the error is one of the connection.
 func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []Finding, error) {
-	c := &compiler{q: q, cfg: cfg, m: &Mapping{tables: map[string]*table{}, audience: cfg.Audience}}
+	c := &compiler{q: q, cfg: cfg, m: &Mapping{tables: map[string]*table{}, audience: cfg.Audience, indexed: true}}
 	if err := c.resolveTables(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -215,6 +216,7 @@ func (c *compiler) compilePerson() {
 		}
 		c.m.crm = append(c.m.crm, col)
 		if i == 0 && !p.indexed[name] {
+			c.m.indexed = false
 			columns := make([]string, len(c.cfg.Person.CRMKey))
 			for j, n := range c.cfg.Person.CRMKey {
 				columns[j] = quote(n)
@@ -247,6 +249,7 @@ func (c *compiler) joined(name, by string) (join, bool) {
 	}
 	col := c.resolve(t, by)
 	if col != nil && !t.indexed[by] {
+		c.m.indexed = false
 		c.report(SeverityWarning, CodeKeyNotIndexed, t.label()+"."+by,
 			"without an index every erasure reads the whole table",
 			fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", t.sql(), col.sql()))

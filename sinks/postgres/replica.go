@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"lethe/config"
+	"lethe/internal/pii"
 	"lethe/schema"
 	"lethe/sinks"
 )
@@ -98,12 +100,15 @@ type Replica struct {
 	decoder *schema.Decoder
 	log     zerolog.Logger
 	metrics *metrics
+	gauges  *gauges
 
 	// chores are what RunDue does, in this order.
 	chores []chore
 
 	mu      sync.Mutex
 	mapping *Mapping // nil: read the catalog again before the next use
+	// resealAt is when rows of older seal keys are looked for next.
+	resealAt time.Time
 }
 
 // chore does what is due for the partitions and returns when it wants to be called again; zero: nothing in sight.
@@ -126,8 +131,16 @@ func New(opts Options) (*Replica, error) {
 	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
 		return nil, err
 	}
+	r.gauges = newGauges(opts.Name)
+	if opts.Registerer != nil {
+		if err := opts.Registerer.Register(r.gauges); err != nil {
+			r.metrics.close(opts.Registerer)
+			return nil, fmt.Errorf("registering gauges of replica %s: %w", opts.Name, err)
+		}
+	}
 	r.chores = []chore{
 		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
+		r.resealKeys, r.refreshGauges,
 	}
 	return r, nil
 }
@@ -140,7 +153,12 @@ func ledgerSchema(cfg *config.Replica) string {
 }
 
 // Close unregisters the metrics. The pools belong to the caller.
-func (r *Replica) Close() { r.metrics.close(r.opts.Registerer) }
+func (r *Replica) Close() {
+	r.metrics.close(r.opts.Registerer)
+	if r.opts.Registerer != nil {
+		r.opts.Registerer.Unregister(r.gauges)
+	}
+}
 
 // Name returns the replica's name.
 func (r *Replica) Name() string { return r.opts.Name }
@@ -238,7 +256,9 @@ func (r *Replica) inTx(ctx context.Context, op string, fn func(ctx context.Conte
 		// The context may be the reason of the rollback; pgx closes the connection then, which rolls back as well.
 		_ = tx.Rollback(context.WithoutCancel(ctx))
 	}()
-	_, err = tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)`,
+	// Chores are few and their tables may have grown from nothing since the connection was opened: plan each time.
+	_, err = tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
+		set_config('plan_cache_mode', 'force_custom_plan', true)`,
 		milliseconds(r.opts.LockTimeout), milliseconds(r.opts.StatementTimeout))
 	if err != nil {
 		return classify(op, err)
@@ -256,6 +276,13 @@ func (r *Replica) reduced(op string, err error) error {
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
+		if pg.SchemaName == r.ledger.schema && strings.HasPrefix(pg.Code, "23") {
+			// No event is to blame for what the ledger refuses: it is not as it was read. It is read again.
+			return &sinks.Error{
+				Class: sinks.Transient, Op: op, Code: "ledger_" + pg.Code, Err: pii.DriverError(err),
+				Hint: "does anybody but Lethe write into its tables?",
+			}
+		}
 		if class, _ := classOf(pg.Code); class == sinks.Permanent {
 			r.forget()
 		}

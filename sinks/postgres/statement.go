@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // statement gathers SQL and its parameters. Identifiers come from the catalog, quoted; everything else is a parameter.
@@ -38,14 +40,14 @@ func (s *statement) value(a *assignment, row, key string) string {
 // who adds the subjects that a statement speaks of: `unnest(…) AS v(i, k1, …)`, i being the place in list and k1… the
 // parts of the CRM key as text. extra adds columns, each with the array's SQL type.
 func (s *statement) who(m *Mapping, list []*subject, extra ...whoColumn) string {
-	places := make([]int32, len(list))
+	places := make(pgtype.FlatArray[int32], len(list))
 	for i := range list {
 		places[i] = int32(i) //nolint:gosec // a batch has thousands of records, not billions
 	}
 	arrays := []string{s.arg(places) + "::int[]"}
 	names := []string{"i"}
 	for k := range m.crm {
-		parts := make([]string, len(list))
+		parts := make(pgtype.FlatArray[string], len(list))
 		for i, x := range list {
 			parts[i] = x.key[k]
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"lethe/schema"
 	"lethe/sinks"
@@ -27,22 +28,56 @@ func (u *unit) queueAll(b *pgx.Batch) error {
 	return u.queueReceipts(b)
 }
 
+// subjectRows are rows of lethe.subject as arrays.
+type subjectRows struct {
+	refs, sealed, erased    pgtype.FlatArray[[]byte]
+	parts                   pgtype.FlatArray[int32]
+	states                  pgtype.FlatArray[string]
+	blocked                 pgtype.FlatArray[*string]
+	unmatched, recheck, nxt pgtype.FlatArray[*time.Time]
+}
+
+func (t *subjectRows) grow(n int) {
+	t.refs, t.sealed, t.erased = make([][]byte, 0, n), make([][]byte, 0, n), make([][]byte, 0, n)
+	t.parts, t.states, t.blocked = make([]int32, 0, n), make([]string, 0, n), make([]*string, 0, n)
+	t.unmatched, t.recheck, t.nxt = make([]*time.Time, 0, n), make([]*time.Time, 0, n), make([]*time.Time, 0, n)
+}
+
+// add appends one row; n is how many there may be.
+func (t *subjectRows) add(s *subject, key []byte, n int) {
+	if t.refs == nil {
+		t.grow(n)
+	}
+	t.refs, t.parts, t.sealed = append(t.refs, s.ref[:]), append(t.parts, s.part), append(t.sealed, key)
+	t.states, t.erased = append(t.states, s.state), append(t.erased, s.erasedOrder)
+	t.blocked = append(t.blocked, textOrNull(s.blocked))
+	t.unmatched = append(t.unmatched, timeOrNull(s.unmatchedSince))
+	t.recheck = append(t.recheck, timeOrNull(s.recheckAt))
+	t.nxt = append(t.nxt, timeOrNull(s.nextChange))
+}
+
+// queue queues one statement for all rows; arrays is what it calls them.
+func (t *subjectRows) queue(b *pgx.Batch, statement string) {
+	if len(t.refs) > 0 {
+		b.Queue(statement, t.refs, t.parts, t.sealed, t.states, t.erased, t.blocked, t.unmatched, t.recheck, t.nxt)
+	}
+}
+
+const subjectArrays = `unnest($1::bytea[], $2::int[], $3::bytea[], $4::text[], $5::bytea[], $6::text[], $7::timestamptz[],
+	$8::timestamptz[], $9::timestamptz[])
+	AS v(ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at)`
+
 // queueSubjects writes the rows of subjects that are new or have changed. An existing sealed key stays: rotation renews
-// it, not every event.
+// it, not every event. Whether a row exists is known, because the row of its partition has been ours since it was read;
+// so nothing is upserted, which would cost half as much again.
 func (r *Replica) queueSubjects(b *pgx.Batch, list []*subject) error {
-	var (
-		refs, sealed, erased    [][]byte
-		parts                   []int32
-		states                  []string
-		blocked                 []*string
-		unmatched, recheck, nxt []*time.Time
-	)
+	var inserts, updates subjectRows
 	for _, s := range list {
 		if !s.dirty {
 			continue
 		}
 		var key []byte
-		if s.key != nil {
+		if s.key != nil && len(s.sealed) == 0 {
 			canonical := make([][]byte, len(s.key))
 			for i, p := range s.key {
 				canonical[i] = []byte(p)
@@ -52,63 +87,83 @@ func (r *Replica) queueSubjects(b *pgx.Batch, list []*subject) error {
 				return err
 			}
 		}
-		refs, parts, sealed = append(refs, s.ref[:]), append(parts, s.part), append(sealed, key)
-		states, erased = append(states, s.state), append(erased, s.erasedOrder)
-		blocked = append(blocked, textOrNull(s.blocked))
-		unmatched = append(unmatched, timeOrNull(s.unmatchedSince))
-		recheck = append(recheck, timeOrNull(s.recheckAt))
-		nxt = append(nxt, timeOrNull(s.nextChange))
+		if s.known {
+			updates.add(s, key, len(list))
+		} else {
+			inserts.add(s, key, len(list))
+		}
 	}
-	if len(refs) == 0 {
-		return nil
-	}
-	b.Queue(r.ledger.sql(`
-		INSERT INTO {s}.subject AS s
+	inserts.queue(b, r.ledger.sql(`
+		INSERT INTO {s}.subject
 			(ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at)
-		SELECT * FROM unnest($1::bytea[], $2::int[], $3::bytea[], $4::text[], $5::bytea[], $6::text[], $7::timestamptz[],
-			$8::timestamptz[], $9::timestamptz[])
-		ON CONFLICT (ref) DO UPDATE SET sealed_key = coalesce(s.sealed_key, excluded.sealed_key), state = excluded.state,
-			erased_order = excluded.erased_order, blocked = excluded.blocked, unmatched_since = excluded.unmatched_since,
-			recheck_at = excluded.recheck_at, next_change_at = excluded.next_change_at`),
-		refs, parts, sealed, states, erased, blocked, unmatched, recheck, nxt)
+		SELECT * FROM `+subjectArrays))
+	updates.queue(b, r.ledger.sql(`
+		UPDATE {s}.subject s SET sealed_key = coalesce(s.sealed_key, v.sealed_key), state = v.state,
+			erased_order = v.erased_order, blocked = v.blocked, unmatched_since = v.unmatched_since,
+			recheck_at = v.recheck_at, next_change_at = v.next_change_at
+		FROM `+subjectArrays+` WHERE s.ref = v.ref`))
 	return nil
 }
+
+// factRows are rows of lethe.fact as arrays.
+type factRows struct {
+	refs, contacts, orders, events pgtype.FlatArray[[]byte]
+	scopes, states                 pgtype.FlatArray[string]
+	asOf, until                    pgtype.FlatArray[*time.Time]
+}
+
+func (t *factRows) grow(n int) {
+	t.refs, t.contacts = make([][]byte, 0, n), make([][]byte, 0, n)
+	t.orders, t.events = make([][]byte, 0, n), make([][]byte, 0, n)
+	t.scopes, t.states = make([]string, 0, n), make([]string, 0, n)
+	t.asOf, t.until = make([]*time.Time, 0, n), make([]*time.Time, 0, n)
+}
+
+// add appends one row; n is about how many there will be.
+func (t *factRows) add(s *subject, f *sinks.Fact, n int) {
+	if t.refs == nil {
+		t.grow(n)
+	}
+	t.refs, t.scopes, t.states = append(t.refs, s.ref[:]), append(t.scopes, f.Scope), append(t.states, string(f.State))
+	t.contacts, t.orders, t.events = append(t.contacts, contactBytes(f)), append(t.orders, f.Order[:]), append(t.events, f.EventID[:])
+	t.asOf, t.until = append(t.asOf, timeOrNull(f.AsOf)), append(t.until, timeOrNull(f.ValidUntil))
+}
+
+func (t *factRows) queue(b *pgx.Batch, statement string) {
+	if len(t.refs) > 0 {
+		b.Queue(statement, t.refs, t.scopes, t.contacts, t.orders, t.asOf, t.states, t.until, t.events)
+	}
+}
+
+const factArrays = `unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[], $6::text[], $7::timestamptz[],
+	$8::bytea[]) AS v(ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)`
 
 // queueFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
 // were read, because the row of their partition is ours.
 func (r *Replica) queueFacts(b *pgx.Batch, list []*subject) {
-	n := 0
-	for _, s := range list {
-		n += len(s.fresh)
-	}
-	if n == 0 {
-		return
-	}
-	refs, contacts, orders, events := make([][]byte, 0, n), make([][]byte, 0, n), make([][]byte, 0, n), make([][]byte, 0, n)
-	scopes, states := make([]string, 0, n), make([]string, 0, n)
-	asOf, until := make([]*time.Time, 0, n), make([]*time.Time, 0, n)
+	var inserts, updates factRows
 	for _, s := range list {
 		for _, i := range s.fresh {
-			f := &s.facts[i]
-			refs, scopes, states = append(refs, s.ref[:]), append(scopes, f.Scope), append(states, string(f.State))
-			contacts = append(contacts, contactBytes(f))
-			orders, events = append(orders, f.Order[:]), append(events, f.EventID[:])
-			asOf, until = append(asOf, timeOrNull(f.AsOf)), append(until, timeOrNull(f.ValidUntil))
+			if i < s.stored {
+				updates.add(s, &s.facts[i], len(list))
+			} else {
+				inserts.add(s, &s.facts[i], len(list))
+			}
 		}
 	}
-	b.Queue(r.ledger.sql(`
-		INSERT INTO {s}.fact AS f (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)
-		SELECT * FROM unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[], $6::text[], $7::timestamptz[],
-			$8::bytea[])
-		ON CONFLICT (ref, scope, contact_ref) DO UPDATE SET ord = excluded.ord, as_of = excluded.as_of,
-			state = excluded.state, valid_until = excluded.valid_until, event_id = excluded.event_id`),
-		refs, scopes, contacts, orders, asOf, states, until, events)
+	inserts.queue(b, r.ledger.sql(`
+		INSERT INTO {s}.fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id) SELECT * FROM `+factArrays))
+	updates.queue(b, r.ledger.sql(`
+		UPDATE {s}.fact f SET ord = v.ord, as_of = v.as_of, state = v.state, valid_until = v.valid_until, event_id = v.event_id
+		FROM `+factArrays+` WHERE f.ref = v.ref AND f.scope = v.scope AND f.contact_ref = v.contact_ref`))
 }
+
+var noContact = []byte{}
 
 // contactBytes is the contact as stored: the empty string for none.
 func contactBytes(f *sinks.Fact) []byte {
 	if f.Contact.IsZero() {
-		return []byte{}
+		return noContact
 	}
 	return f.Contact[:]
 }
@@ -208,14 +263,16 @@ func textOrNull(s string) *string {
 	if s == "" {
 		return nil
 	}
-	return &s
+	text := s
+	return &text
 }
 
 func timeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
-	return &t
+	at := t // only what is not null is moved to the heap
+	return &at
 }
 
 // jsonOrNull passes JSON as text: a []byte parameter of type jsonb would be read as the binary form.

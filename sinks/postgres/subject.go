@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,8 +33,9 @@ type subject struct {
 	recheckAt      time.Time
 	nextChange     time.Time
 
-	facts []sinks.Fact
-	fresh []int // places in facts of those to be written
+	facts  []sinks.Fact
+	stored int   // how many of facts have a row
+	fresh  []int // places in facts of those to be written
 
 	dirty    bool // its row must be written
 	touched  bool // its fold must be written
@@ -41,6 +44,10 @@ type subject struct {
 	waitedSince time.Time
 	givenUp     bool // not looked up again: the time for it is over
 	effect      effect
+
+	// Most subjects have few facts: these save their own allocations.
+	firstFacts [2]sinks.Fact
+	firstFresh [2]int
 }
 
 // effect is what the statements of one transaction did for a subject.
@@ -204,25 +211,39 @@ func (s *subject) reconsentDue(v *sinks.Verdict, c *foldColumn, now time.Time) b
 	return due
 }
 
-// sqlSubjects reads subjects by key. In the place of the sealed key, which a batch knows already, it says whether there
-// is one.
+// sqlSubjects reads subjects with their facts, one row a fact. In the place of the sealed key, which a batch knows
+// already, it says whether there is one. For subjects that are new nothing is looked up in fact. OFFSET 0 keeps the
+// planner from joining otherwise: before the first ANALYZE of fact it takes every subject for one of two hundred.
 const sqlSubjects = `
-	SELECT ref, part, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at,
-		CASE WHEN sealed_key IS NOT NULL THEN ''::bytea END
-	FROM {s}.subject WHERE ref = ANY ($1)`
+	SELECT s.ref, s.part, s.state, s.erased_order, s.blocked, s.unmatched_since, s.recheck_at, s.next_change_at,
+		CASE WHEN s.sealed_key IS NOT NULL THEN ''::bytea END, f.scope, f.contact_ref, f.ord, f.as_of, f.state, f.valid_until,
+		f.event_id
+	FROM unnest($1::bytea[]) AS v(ref) JOIN {s}.subject s ON s.ref = v.ref
+	LEFT JOIN LATERAL (SELECT * FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true`
 
-// sqlFacts reads all facts of subjects.
-const sqlFacts = `
-	SELECT ref, scope, contact_ref, ord, as_of, state, valid_until, event_id FROM {s}.fact WHERE ref = ANY ($1)`
+// sqlLoad is sqlSubjects with the sealed keys, for work outside a batch; without the subjects whose key is not known.
+const sqlLoad = `
+	SELECT s.ref, s.part, s.state, s.erased_order, s.blocked, s.unmatched_since, s.recheck_at, s.next_change_at, s.sealed_key,
+		f.scope, f.contact_ref, f.ord, f.as_of, f.state, f.valid_until, f.event_id
+	FROM {s}.subject s LEFT JOIN LATERAL (SELECT * FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true
+	WHERE s.ref = ANY ($1) AND s.sealed_key IS NOT NULL ORDER BY s.ref`
 
 // subjects is the set that one transaction works on, in the order in which they came up.
 type subjects struct {
 	list  []*subject
 	byRef map[refKey]*subject
+	slab  []subject // those not handed out yet
 }
 
 func newSubjects(capacity int) *subjects {
-	return &subjects{list: make([]*subject, 0, capacity), byRef: make(map[refKey]*subject, capacity)}
+	return &subjects{
+		list: make([]*subject, 0, capacity), byRef: make(map[refKey]*subject, capacity), slab: make([]subject, capacity),
+	}
+}
+
+// sort brings the subjects into the order of their references: rows are then written in the order of the indexes.
+func (s *subjects) sort() {
+	slices.SortFunc(s.list, func(a, b *subject) int { return bytes.Compare(a.ref[:], b.ref[:]) })
 }
 
 // get returns the subject, adding a live one that has no row yet.
@@ -230,7 +251,13 @@ func (s *subjects) get(ref refKey, part int32) *subject {
 	if x := s.byRef[ref]; x != nil {
 		return x
 	}
-	x := &subject{ref: ref, part: part, state: subjectLive}
+	if len(s.slab) == 0 {
+		s.slab = make([]subject, 16)
+	}
+	x := &s.slab[0]
+	s.slab = s.slab[1:]
+	x.ref, x.part, x.state = ref, part, subjectLive
+	x.facts, x.fresh = x.firstFacts[:0], x.firstFresh[:0]
 	s.byRef[ref] = x
 	s.list = append(s.list, x)
 	return x
@@ -244,51 +271,40 @@ func (s *subjects) refs() [][]byte {
 	return out
 }
 
-// scanSubjects reads the rows of sqlSubjects, or of a chore's query with the same columns and the sealed key last.
-func (s *subjects) scanSubjects(rows pgx.Rows) error {
+// scan reads the rows of sqlSubjects or sqlLoad.
+func (s *subjects) scan(rows pgx.Rows) error {
 	var (
-		ref, erased, sealed     []byte
-		part                    int32
-		state                   string
-		blocked                 *string
-		unmatched, recheck, nxt pgtype.Timestamptz
+		ref, erased, sealed       []byte
+		part                      int32
+		state                     string
+		blocked, scope, factState *string
+		contact, order, event     []byte
+		unmatched, recheck, nxt   pgtype.Timestamptz
+		asOf, until               pgtype.Timestamptz
 	)
 	for rows.Next() {
-		err := rows.Scan(&ref, &part, &state, &erased, &blocked, &unmatched, &recheck, &nxt, &sealed)
+		err := rows.Scan(&ref, &part, &state, &erased, &blocked, &unmatched, &recheck, &nxt, &sealed,
+			&scope, &contact, &order, &asOf, &factState, &until, &event)
 		if err != nil {
 			return err
 		}
 		x := s.get(refKey(ref), part)
-		x.known, x.state, x.erasedOrder, x.sealed = true, state, erased, sealed
-		x.unmatchedSince, x.recheckAt, x.nextChange = unmatched.Time, recheck.Time, nxt.Time
-		x.blocked = ""
-		if blocked != nil {
-			x.blocked = *blocked
+		if !x.known {
+			x.known, x.state, x.erasedOrder, x.sealed = true, state, erased, sealed
+			x.unmatchedSince, x.recheckAt, x.nextChange = unmatched.Time, recheck.Time, nxt.Time
+			if blocked != nil {
+				x.blocked = *blocked
+			}
 		}
-	}
-	return rows.Err()
-}
-
-// scanFacts reads the rows of sqlFacts. Rows of subjects that are not in the set cannot occur.
-func (s *subjects) scanFacts(rows pgx.Rows) error {
-	var (
-		ref, contact, order, event []byte
-		asOf, until                pgtype.Timestamptz
-		scope, state               string
-	)
-	for rows.Next() {
-		if err := rows.Scan(&ref, &scope, &contact, &order, &asOf, &state, &until, &event); err != nil {
-			return err
-		}
-		x := s.byRef[refKey(ref)]
-		if x == nil {
+		if scope == nil {
 			continue
 		}
-		f := sinks.Fact{Scope: scope, State: sinks.State(state), AsOf: asOf.Time, ValidUntil: until.Time}
+		f := sinks.Fact{Scope: *scope, State: sinks.State(*factState), AsOf: asOf.Time, ValidUntil: until.Time}
 		copy(f.Contact[:], contact)
 		copy(f.Order[:], order)
 		copy(f.EventID[:], event)
 		x.facts = append(x.facts, f)
+		x.stored = len(x.facts)
 	}
 	return rows.Err()
 }
@@ -296,13 +312,11 @@ func (s *subjects) scanFacts(rows pgx.Rows) error {
 // load reads subjects and their facts by reference: for work outside a batch. Keys are opened.
 func (r *Replica) load(ctx context.Context, tx querier, refs [][]byte) (*subjects, error) {
 	set := newSubjects(len(refs))
-	rows, err := tx.Query(ctx, r.ledger.sql(`
-		SELECT ref, part, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at, sealed_key
-		FROM {s}.subject WHERE ref = ANY ($1) AND sealed_key IS NOT NULL ORDER BY ref`), refs)
+	rows, err := tx.Query(ctx, r.ledger.sql(sqlLoad), refs)
 	if err != nil {
 		return nil, classify("reading subjects", err)
 	}
-	err = set.scanSubjects(rows)
+	err = set.scan(rows)
 	rows.Close()
 	if err != nil {
 		return nil, classify("reading subjects", err)
@@ -312,11 +326,7 @@ func (r *Replica) load(ctx context.Context, tx querier, refs [][]byte) (*subject
 			return nil, err
 		}
 	}
-	if rows, err = tx.Query(ctx, r.ledger.sql(sqlFacts), refs); err != nil {
-		return nil, classify("reading facts", err)
-	}
-	defer rows.Close()
-	return set, classify("reading facts", set.scanFacts(rows))
+	return set, nil
 }
 
 func encodeUndo(entries []undoEntry) ([]byte, error) {

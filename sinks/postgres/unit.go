@@ -69,6 +69,7 @@ func (r *Replica) newUnit(m *Mapping, records []sinks.Record) (*unit, error) {
 			return nil, err
 		}
 	}
+	u.set.sort()
 	return u, nil
 }
 
