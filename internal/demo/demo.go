@@ -158,13 +158,17 @@ func (s *stage) open(ctx context.Context) (err error) {
 }
 
 func (s *stage) startServers(ctx context.Context) error {
+	bin, version, err := findPostgres(ctx)
+	if err != nil {
+		return err
+	}
 	s.servers = make([]*testenv.Postgres, len(databases))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i := range databases {
 		group.Go(func() error {
-			server, err := testenv.StartPostgres(groupCtx, testenv.Options{Dir: filepath.Join(s.dir, "pg-"+databases[i]), Settings: map[string]string{
-				"max_slot_wal_keep_size": "4GB",
-			}})
+			server, err := testenv.StartPostgres(groupCtx, testenv.Options{
+				BinDir: bin, Version: version, Dir: filepath.Join(s.dir, "pg-"+databases[i]), Settings: map[string]string{"max_slot_wal_keep_size": "4GB"},
+			})
 			if err != nil {
 				return fmt.Errorf("starting PostgreSQL for %s: %w", databases[i], err)
 			}

@@ -118,7 +118,7 @@ func (s *stage) tell(c Counts) {
 		return
 	}
 	line := fmt.Sprintf("%d transactions, %d erasures | source lag %.1fs, %d events", c.Transactions, c.Erasures,
-		snap.Capture.Lag.Seconds(), total(snap.Capture.Events))
+		snap.Capture.Lag.Seconds(), sum(snap.Capture.Events))
 	for _, sink := range snap.Sinks {
 		line += fmt.Sprintf(" | %s: %d behind", sink.Replica, sink.LagEvents)
 	}
@@ -128,8 +128,8 @@ func (s *stage) tell(c Counts) {
 	s.say.line("%s", line)
 }
 
-func total(events map[schema.Type]uint64) (n uint64) {
-	for _, v := range events {
+func sum[K comparable](counts map[K]uint64) (n uint64) {
+	for _, v := range counts {
 		n += v
 	}
 	return n

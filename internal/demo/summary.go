@@ -258,3 +258,27 @@ func describe(row map[string]any) string {
 	}
 	return strings.Join(parts, " ")
 }
+
+// Text is the summary for a person.
+func (s *Summary) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d customers, %d transactions in the day, %d events\n", s.Customers, s.Transactions, sum(s.Events))
+	fmt.Fprintf(&b, "%d erasures in 2 replicas: %d verified; receipts: %s\n", s.Erasures, s.Verified, listed(s.Receipts))
+	fmt.Fprintf(&b, "commit to unusable copy: p50 %.0f ms, p99 %.0f ms\n", s.CommitToUnusable.P50, s.CommitToUnusable.P99)
+	fmt.Fprintf(&b, "personal values found in topics, logs, metrics, Lethe's tables and files: %d\n", s.CanaryHits)
+	for _, line := range slices.Concat(s.Differences, s.Leaks) {
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	if s.ok() {
+		b.WriteString("Everything followed and is proven.\n")
+	}
+	return b.String()
+}
+
+func listed(counts map[string]int) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[k], k))
+	}
+	return strings.Join(parts, ", ")
+}

@@ -25,8 +25,11 @@ const superuser = "postgres"
 // Options says which PostgreSQL to start. The zero value is version 15 with
 // the settings below in a temporary folder.
 type Options struct {
-	// Version is the major version, 15 (the default) or 18.
+	// Version is the major version, 15 (the default) or 18; with BinDir, what lies there.
 	Version int
+
+	// BinDir holds postgres and initdb; empty means PostgresBin(Version).
+	BinDir string
 
 	// Settings are added to postgresql.conf; they win over the defaults, which
 	// are wal_level=logical, 32 slots and senders, 200 connections,
@@ -72,9 +75,11 @@ func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Version == 0 {
 		o.Version = 15
 	}
-	bin, err := PostgresBin(o.Version)
-	if err != nil {
-		return nil, err
+	bin, err := o.BinDir, error(nil)
+	if bin == "" {
+		if bin, err = PostgresBin(o.Version); err != nil {
+			return nil, err
+		}
 	}
 	p := &Postgres{Version: o.Version, Port: o.Port, BinDir: bin, Dir: o.Dir, DataDir: o.DataDir}
 	p.run = server{name: fmt.Sprintf("PostgreSQL %d", o.Version), stopSignal: syscall.SIGINT, stopWithin: 15 * time.Second}

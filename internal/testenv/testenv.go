@@ -127,6 +127,15 @@ func FreePort() (int, error) {
 	return 0, errors.New("finding a free port: 200 tries failed")
 }
 
+// RequirePostgres skips the test where the binaries of a version are missing, or
+// fails it when CI=true: for tests that start the server themselves.
+func RequirePostgres(tb testing.TB, version int) {
+	tb.Helper()
+	if _, err := PostgresBin(version); err != nil {
+		skipOrFail(tb, err)
+	}
+}
+
 // skipOrFail ends the test because a server could not be had: a missing
 // installation skips it on a person's machine and fails it in CI, where a
 // skipped test would look like a passed one.
