@@ -41,8 +41,10 @@ func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, err
 	defer conn.Release()
 	out, err := u.apply(ctx, conn, b)
 	if err != nil {
-		// A connection that does not roll back any more is thrown away by Release.
-		_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+		rollBack(ctx, func(ctx context.Context) error {
+			_, err := conn.Exec(ctx, "ROLLBACK")
+			return err
+		})
 		return sinks.Outcome{}, r.reduced(op, err)
 	}
 	crashpoint.Hit("sink.after_commit")
@@ -54,6 +56,17 @@ func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, err
 		r.metrics.events.WithLabelValues(outcome).Add(float64(n))
 	}
 	return out, nil
+}
+
+// rollBackTimeout bounds a rollback on a server that does not answer.
+const rollBackTimeout = 5 * time.Second
+
+// rollBack runs fn even when ctx has ended. Its error does not matter: the pool throws away a connection that is still in
+// a transaction, and the server rolls back what it loses.
+func rollBack(ctx context.Context, fn func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)
+	defer cancel()
+	_ = fn(ctx)
 }
 
 func (u *unit) apply(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (sinks.Outcome, error) {

@@ -283,3 +283,52 @@ func TestRunRoleCannotChangeTables(t *testing.T) {
 		}
 	}
 }
+
+// TestRestoredOffsetAppliesTwiceWithOneEffect sets the places back, as a restored backup does, and applies the same log
+// again.
+func TestRestoredOffsetAppliesTwiceWithOneEffect(t *testing.T) {
+	w := newWorld(t, 15)
+	w.person(1, 2)
+	events := []*schema.Event{
+		w.event(1, consent("newsletter", schema.ConsentGiven)), w.event(1, consent("newsletter", schema.ConsentWithdrawn)),
+		w.event(2, &schema.Objection{Raised: true, Scope: "all"}), w.event(2, &schema.SubjectErasure{}),
+	}
+	w.apply(events...)
+	before := w.one(`SELECT jsonb_agg(f ORDER BY f) FROM lethe.fact f`)
+	w.exec(`UPDATE lethe.partition SET next_offset = 0`)
+	w.assign()
+	if out := w.apply(events...); out.Stale != 4 && out.Stale+out.Unchanged+out.Refused != 4 {
+		t.Errorf("outcome of the second time %+v", out)
+	}
+	if after := w.one(`SELECT jsonb_agg(f ORDER BY f) FROM lethe.fact f`); after != before {
+		t.Errorf("facts changed:\n%s\n%s", before, after)
+	}
+	w.want(`SELECT count(*) FROM lethe.receipt WHERE state = 'suppressed'`, "1")
+	w.want(`SELECT count(*) FROM lethe.pending`, "1")
+}
+
+// TestTwoWorkersOneWins races two workers over the same places.
+func TestTwoWorkersOneWins(t *testing.T) {
+	w := newWorld(t, 15)
+	w.person(1)
+	other := w.replica()
+	if err := other.Start(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	b := w.batch(w.event(1, consent("newsletter", schema.ConsentWithdrawn)))
+	errs := make(chan error, 2)
+	for _, r := range []*Replica{w.r, other} {
+		go func() {
+			_, err := r.Apply(w.ctx, b)
+			errs <- err
+		}()
+	}
+	first, second := <-errs, <-errs
+	if first != nil {
+		first, second = second, first
+	}
+	if first != nil || !errors.Is(second, sinks.ErrFenced) {
+		t.Errorf("two workers: %v and %v, want one fenced", first, second)
+	}
+	w.want(`SELECT count(*) FROM lethe.receipt`, "1")
+}

@@ -29,6 +29,7 @@ const (
 	CodeKeyNotIndexed    = "crm_key_not_indexed"    // a crm_key or by column has no index
 	CodeNoJoin           = "table_not_joined"       // a table besides the person's, and no erase.tables.TABLE.by
 	CodeNoKey            = "insert_without_key"     // a suppress insert that names no person
+	CodeNoUndoKey        = "no_primary_key"         // a table that suppress writes to, and a cancel must find rows in
 	CodePrivilege        = "privilege_missing"      // the login lacks a privilege
 	CodeForeignKeyBlocks = "foreign_key_blocks"     // a table that is not mapped forbids the delete
 	CodeForeignKeyDrags  = "foreign_key_cascades"   // a delete takes rows of a table that is not mapped

@@ -279,6 +279,7 @@ func (c *compiler) addFold(set map[string]map[string]config.Value, proto foldCol
 		if !ok {
 			continue
 		}
+		c.requireUndoKey(j)
 		ft := c.foldTable(j)
 		for _, columnName := range sortedKeys(set[name]) {
 			col := c.writable(j.table, columnName)
@@ -314,6 +315,13 @@ func (c *compiler) addFold(set map[string]map[string]config.Value, proto foldCol
 	}
 }
 
+// requireUndoKey reports a table whose rows a cancel could not find again: another than the person's, without primary key.
+func (c *compiler) requireUndoKey(j join) {
+	if j.by != nil && len(j.table.primary) == 0 {
+		c.report(SeverityError, CodeNoUndoKey, j.table.label(), "a cancel could not find its rows again: the table has no primary key", "")
+	}
+}
+
 func (c *compiler) foldTable(j join) *foldTable {
 	for i := range c.m.folds {
 		if c.m.folds[i].table.oid == j.table.oid {
@@ -335,6 +343,7 @@ func (c *compiler) compileSuppress() {
 			if !ok {
 				continue
 			}
+			c.requireUndoKey(j)
 			action := suppressAction{join: j}
 			for _, columnName := range sortedKeys(a.Set[name]) {
 				v := a.Set[name][columnName]
@@ -359,6 +368,9 @@ func (c *compiler) compileInsert(in *config.Insert) {
 		return
 	}
 	action := suppressAction{join: join{table: t}, insert: true}
+	if len(t.primary) == 0 {
+		c.report(SeverityError, CodeNoUndoKey, t.label(), "a cancel could not find the inserted row again: the table has no primary key", "")
+	}
 	keyed := false
 	for _, columnName := range sortedKeys(in.Values) {
 		v := in.Values[columnName]
