@@ -252,10 +252,7 @@ func (r *Replica) inTx(ctx context.Context, op string, fn func(ctx context.Conte
 	if err != nil {
 		return classify(op, err)
 	}
-	defer func() {
-		// The context may be the reason of the rollback; pgx closes the connection then, which rolls back as well.
-		_ = tx.Rollback(context.WithoutCancel(ctx))
-	}()
+	defer rollBack(ctx, tx.Rollback) // nothing, after a commit
 	// Chores are few and their tables may have grown from nothing since the connection was opened: plan each time.
 	_, err = tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
 		set_config('plan_cache_mode', 'force_custom_plan', true)`,
