@@ -61,12 +61,9 @@ func (s *session) applyRange(ctx context.Context, recs []Record) error {
 	return s.applyRange(ctx, recs[half:])
 }
 
-// todo returns those of recs that are not applied yet and whose partition runs. It does not change recs.
+// todo returns those of recs that are not applied yet and are to be. It does not change recs.
 func (s *session) todo(recs []Record) []Record {
-	keep := func(r *Record) bool {
-		p := s.parts[r.Partition]
-		return p.runs() && r.Offset >= p.place.NextOffset
-	}
+	keep := func(r *Record) bool { return s.parts[r.Partition].wants(r.Offset) }
 	for i := range recs {
 		if keep(&recs[i]) {
 			continue
@@ -158,11 +155,11 @@ func speaksOfSubject(r *Record) bool {
 // park puts one event aside and goes on behind it. Its subject is blocked: its prohibitions pass, its permissions wait.
 // Without a key there is no subject to block, and nobody would ever learn what is missing: the partition stops.
 func (s *session) park(ctx context.Context, r *Record, code string) error {
-	if !s.parts[r.Partition].runs() {
+	if !s.parts[r.Partition].wants(r.Offset) {
 		return nil
 	}
 	if !speaksOfSubject(r) {
-		s.stopPartition(r.Partition, PartitionStopped, "poison_without_subject",
+		s.stopPartition(r.Partition, r.Offset, PartitionStopped, "poison_without_subject",
 			fmt.Sprintf("the record at offset %d belongs to no subject and cannot be applied (%s): check the keys directory and the "+
 				"versions of capture and sink, then restart this sink", r.Offset, code))
 		return nil

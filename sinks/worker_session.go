@@ -41,6 +41,8 @@ type part struct {
 	state  PartitionState
 	cause  string
 	hint   string
+	// stopAt is the offset at which a partition that does not run stopped; what was admitted in front of it is applied.
+	stopAt int64
 	// oldest is the commit time at the source of the first pending record; zero: none is pending.
 	oldest time.Time
 	// last is the commit time at the source of the newest event seen.
@@ -48,6 +50,11 @@ type part struct {
 }
 
 func (p *part) runs() bool { return p.state == PartitionRunning || p.state == PartitionRestored }
+
+// wants reports whether a record that was admitted is to be applied.
+func (p *part) wants(offset int64) bool {
+	return offset >= p.place.NextOffset && (p.runs() || offset < p.stopAt)
+}
 
 func newSession(w *Worker, g Generation) *session {
 	s := &session{
@@ -150,10 +157,10 @@ func (s *session) admit(recs []Record) {
 		case p == nil || !p.runs():
 			continue
 		case r.Err != nil && errors.Is(r.Err, ErrGap):
-			s.stopPartition(r.Partition, PartitionGap, CodeOf(r.Err), gapHint(r.Err))
+			s.stopPartition(r.Partition, p.seen, PartitionGap, CodeOf(r.Err), gapHint(r.Err))
 			continue
 		case r.Offset != p.seen:
-			s.stopPartition(r.Partition, PartitionGap, "records_missing", gapHint(nil))
+			s.stopPartition(r.Partition, p.seen, PartitionGap, "records_missing", gapHint(nil))
 			continue
 		}
 		p.seen++
@@ -185,14 +192,14 @@ func gapHint(err error) string {
 		"make good for the lost window, then delete the partition's row in the ledger table \"partition\" and the group's offset"
 }
 
-// stopPartition leaves one partition where it is, loudly, until the next assignment; the others go on.
-func (s *session) stopPartition(n int32, state PartitionState, cause, hint string) {
+// stopPartition leaves one partition in front of an offset, loudly, until the next assignment; the others go on.
+func (s *session) stopPartition(n int32, at int64, state PartitionState, cause, hint string) {
 	p := s.parts[n]
 	if p == nil || !p.runs() {
 		return
 	}
-	p.state, p.cause, p.hint = state, cause, hint
-	s.w.log.Error().Int32("partition", n).Int64("next_offset", p.place.NextOffset).Str("state", string(state)).
+	p.state, p.cause, p.hint, p.stopAt = state, cause, hint, at
+	s.w.log.Error().Int32("partition", n).Int64("offset", at).Str("state", string(state)).
 		Str("cause", cause).Str("hint", hint).Msg("partition stopped")
 	s.publishStatus()
 }

@@ -35,7 +35,7 @@ func (s *session) take(ctx context.Context) error {
 		}
 		switch cause, hint := continues(pl, bounds[i]); {
 		case cause != "":
-			s.stopPartition(pl.Partition, PartitionGap, cause, hint)
+			s.stopPartition(pl.Partition, pl.NextOffset, PartitionGap, cause, hint)
 		case pl.NextOffset < bounds[i].Hinted:
 			p.state = PartitionRestored
 			s.w.log.Warn().Int32("partition", pl.Partition).Int64("next_offset", pl.NextOffset).Int64("hinted", bounds[i].Hinted).
@@ -79,7 +79,7 @@ func (s *session) reread(ctx context.Context) error {
 	for _, pl := range places {
 		p := s.parts[pl.Partition]
 		switch {
-		case p == nil || !p.runs() || pl.NextOffset == p.place.NextOffset:
+		case p == nil || pl.NextOffset == p.place.NextOffset:
 		case pl.NextOffset < p.place.NextOffset || pl.NextOffset > p.seen:
 			return &Error{Class: Fenced, Op: "reading places", Code: "place_moved", Err: ErrFenced}
 		default:

@@ -368,6 +368,92 @@ func TestChoresWaitForTheEndOfTheLog(t *testing.T) {
 	})
 }
 
+// A commit whose answer is lost is found out by asking, in the same generation, and nothing is applied twice.
+func TestLostAnswerOfACommit(t *testing.T) {
+	lost := 0
+	inRun(t, 2, func(r *run, o *sinks.WorkerOptions) {
+		o.MaxBatch = 10
+		for i := range 100 {
+			r.feed.add(int32(i%2), byte(i), uint64(i+1), given())
+		}
+		r.model.After = func(op string, _ []sinks.Record) error {
+			if op == "apply" && lost < 3 {
+				lost++
+				return errors.New("connection lost")
+			}
+			return nil
+		}
+	}, func(t *testing.T, r *run) {
+		r.eventually(time.Minute, "all is applied", r.applied)
+		if n := r.feed.generations(); n != 1 || lost != 3 {
+			t.Errorf("%d generations, %d lost answers", n, lost)
+		}
+	})
+}
+
+func TestGapsAreSeenAtTheAssignment(t *testing.T) {
+	for name, c := range map[string]struct {
+		place   sinks.Place
+		start   int64 // of a log with 10 records
+		hinted  int64
+		want    string
+		state   sinks.PartitionState
+		applied int64
+	}{
+		"follows":                      {place: sinks.Place{NextOffset: 5}, hinted: 5, state: sinks.PartitionRunning, applied: 10},
+		"follows, record expired":      {place: sinks.Place{NextOffset: 5}, start: 5, hinted: 5, state: sinks.PartitionRunning, applied: 10},
+		"new replica":                  {start: 3, hinted: -1, state: sinks.PartitionRunning, applied: 10},
+		"retention passed":             {place: sinks.Place{NextOffset: 5}, start: 6, hinted: 5, want: "retention_passed", state: sinks.PartitionGap, applied: 5},
+		"ledger lost, records expired": {start: 3, hinted: 8, want: "retention_passed", state: sinks.PartitionGap},
+		"ledger lost, all there":       {hinted: 8, state: sinks.PartitionRunning, applied: 10},
+		"log shorter than the place":   {place: sinks.Place{NextOffset: 11}, hinted: 11, want: "log_shorter", state: sinks.PartitionGap, applied: 11},
+		"log shorter than the hint":    {place: sinks.Place{NextOffset: 5}, hinted: 12, want: "log_shorter", state: sinks.PartitionGap, applied: 5},
+		"another record in front": {
+			place: sinks.Place{NextOffset: 5, LastEventID: schema.EventID{9, 9}}, hinted: 5, want: "topic_recreated",
+			state: sinks.PartitionGap, applied: 5,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inRun(t, 1, func(r *run, _ *sinks.WorkerOptions) {
+				for i := range uint64(10) {
+					r.feed.add(0, 1, i+1, given())
+				}
+				r.feed.start[0], r.feed.hinted[0] = c.start, c.hinted
+				r.model.SetPlace(c.place)
+			}, func(t *testing.T, r *run) {
+				pass(30 * time.Second)
+				st := r.worker.Status()
+				if p := st.Partitions[0]; p.State != c.state || p.Cause != c.want || st.Ready != (c.want == "") {
+					t.Errorf("status: %+v", st)
+				}
+				if got := r.model.Place(0).NextOffset; got != c.applied {
+					t.Errorf("the place is %d, want %d", got, c.applied)
+				}
+			})
+		})
+	}
+}
+
+func TestAMissingRecordIsNeverJumped(t *testing.T) {
+	inRun(t, 2, func(r *run, _ *sinks.WorkerOptions) {
+		for i := range uint64(6) {
+			r.feed.add(0, 1, i+1, given())
+			r.feed.add(1, 2, i+10, given())
+		}
+		r.feed.logs[0] = slices.Delete(r.feed.logs[0], 3, 4)
+	}, func(t *testing.T, r *run) {
+		r.eventually(time.Second, "the other partition is applied", func() bool { return r.model.Place(1).NextOffset == 6 })
+		pass(time.Minute)
+		st := r.worker.Status()
+		if p := st.Partitions[0]; p.State != sinks.PartitionGap || p.Cause != "records_missing" || st.Ready {
+			t.Errorf("status: %+v", st)
+		}
+		if got := r.model.Place(0).NextOffset; got != 3 {
+			t.Errorf("the place moved to %d", got)
+		}
+	})
+}
+
 // asking is a replica whose chores ask for the next time themselves.
 type asking struct {
 	sinks.Replica

@@ -1,6 +1,9 @@
 package kafka
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -100,6 +103,95 @@ func TestTwoWorkersShareAndTakeOver(t *testing.T) {
 			t.Errorf("taking over after a leave took %v", took)
 		}
 		b.end()
+	})
+}
+
+// A worker that is frozen in the middle of a transaction (SIGSTOP, a swapped-out machine) wakes up long after its partitions
+// went to another one.
+func TestZombieIsFenced(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		frozen, wake := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		a := w.start("a", func(o *sinks.WorkerOptions) {
+			o.Replica = freezing{w.model, func() { once.Do(func() { close(frozen); <-wake }) }}
+		})
+		w.eventually(10*time.Second, "it has partitions", func() bool { return len(a.worker.Status().Partitions) == partitions })
+		w.fill(0, 10)
+		<-frozen
+		w.net.cut("a")
+		b := w.start("b")
+		if took := w.eventually(time.Minute, "the other one applies", w.applied); took > 10*time.Second {
+			t.Errorf("taking over took %v", took)
+		}
+		w.fill(10, 10)
+		w.eventually(5*time.Second, "and goes on", w.applied)
+		pass(5 * time.Minute)
+		w.net.mend("a")
+		close(wake)
+		w.eventually(time.Minute, "the zombie is a member again", func() bool {
+			return len(a.worker.Status().Partitions) > 0 && len(b.worker.Status().Partitions) > 0
+		})
+		w.fill(20, 10)
+		w.eventually(5*time.Second, "both apply", w.applied)
+		a.end()
+		b.end()
+	})
+}
+
+// freezing calls freeze in front of each transaction.
+type freezing struct {
+	sinks.Replica
+	freeze func()
+}
+
+func (f freezing) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, error) {
+	f.freeze()
+	return f.Replica.Apply(ctx, b)
+}
+
+// Every broker's loop waits for room: none may be forgotten when the worker takes records.
+func TestFullQueuesOfManyBrokers(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		w.buffer = 1
+		for p := range int32(partitions) {
+			if err := w.cluster.MoveTopicPartition("lethe.events", p, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pass(5 * time.Second)
+		for i := range 5 {
+			w.fill(1000*i, 1000)
+		}
+		m := w.start("a", func(o *sinks.WorkerOptions) { o.MaxBatch = 700 })
+		if took := w.eventually(time.Minute, "the backlog is applied", w.applied); took > 10*time.Second {
+			t.Errorf("draining took %v", took)
+		}
+		m.end()
+	})
+}
+
+func TestReplicaAwayForAnHour(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		var down atomic.Bool
+		w.model.Before = func(string, []sinks.Record) error {
+			if down.Load() {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		m := w.start("a")
+		w.fill(0, 10)
+		w.eventually(10*time.Second, "it applies", w.applied)
+		down.Store(true)
+		w.fill(10, 100)
+		pass(time.Hour)
+		if st := m.worker.Status(); st.Ready || st.State != sinks.StateRetrying || st.LagEvents != 300 || st.LagSeconds < 3500 {
+			t.Errorf("status: %+v", st)
+		}
+		down.Store(false)
+		w.eventually(30*time.Second, "it goes on", w.applied)
+		w.eventually(5*time.Second, "it is ready", func() bool { return m.worker.Status().Ready })
+		m.end()
 	})
 }
 
@@ -281,13 +373,14 @@ func TestReplicaRestoredFromBackup(t *testing.T) {
 		a.end()
 		w.model.SetPlace(backup)
 		var open atomic.Bool
+		var tries atomic.Int32
 		w.model.Before = func(op string, _ []sinks.Record) error {
-			if op == "apply" && !open.Load() {
+			if op == "apply" && tries.Add(1) > 1 && !open.Load() {
 				return &sinks.Error{Class: sinks.Transient, Op: "applying", Code: "busy"}
 			}
 			return nil
 		}
-		b := w.start("b")
+		b := w.start("b", func(o *sinks.WorkerOptions) { o.MaxBatch = 3 })
 		w.eventually(20*time.Second, "the restore is seen", func() bool {
 			for _, p := range b.worker.Status().Partitions {
 				if p.Partition == 1 && p.State == sinks.PartitionRestored {
@@ -296,6 +389,8 @@ func TestReplicaRestoredFromBackup(t *testing.T) {
 			}
 			return false
 		})
+		w.eventually(5*time.Second, "it goes a part of the way", func() bool { return w.model.Place(1).NextOffset == 13 })
+		pass(3 * time.Second)
 		if got := w.hinted()[1]; got != 20 {
 			t.Errorf("the witness was destroyed: hint %d", got)
 		}

@@ -141,6 +141,7 @@ type world struct {
 	cluster *kfake.Cluster
 	model   *sinktest.Model
 	admin   *kafkaconn.Conn
+	buffer  int // of the feeds; 0: the default
 	next    [partitions]int64
 }
 
@@ -187,7 +188,9 @@ type member struct {
 // start runs a worker over the world's replica.
 func (w *world) start(name string, change ...func(*sinks.WorkerOptions)) *member {
 	conn := w.conn(name)
-	feed, err := NewFeed(FeedOptions{Conn: conn, Group: GroupName("lethe", "marketing"), Decoder: plainCodec{}, Log: testLog(w.t)})
+	feed, err := NewFeed(FeedOptions{
+		Conn: conn, Group: GroupName("lethe", "marketing"), Decoder: plainCodec{}, Log: testLog(w.t), MaxBuffer: w.buffer,
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
