@@ -102,11 +102,15 @@ type Replica struct {
 	metrics *metrics
 	gauges  *gauges
 
+	gauges *gauges
+
 	// chores are what RunDue does, in this order.
 	chores []chore
 
 	mu      sync.Mutex
 	mapping *Mapping // nil: read the catalog again before the next use
+	// resealAt is when rows of older seal keys are looked for next.
+	resealAt time.Time
 	// resealAt is when rows of older seal keys are looked for next.
 	resealAt time.Time
 }
@@ -130,6 +134,13 @@ func New(opts Options) (*Replica, error) {
 	var err error
 	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
 		return nil, err
+	}
+	r.gauges = newGauges(opts.Name)
+	if opts.Registerer != nil {
+		if err := opts.Registerer.Register(r.gauges); err != nil {
+			r.metrics.close(opts.Registerer)
+			return nil, fmt.Errorf("registering gauges of replica %s: %w", opts.Name, err)
+		}
 	}
 	r.gauges = newGauges(opts.Name)
 	if opts.Registerer != nil {

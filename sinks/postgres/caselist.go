@@ -1,0 +1,112 @@
+package postgres
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/schema"
+)
+
+// Case is one erasure in one replica. It names no person: the case id is keyed.
+type Case struct {
+	ID        schema.CaseID
+	State     string // suppressed, applied, verified; cancelled where only receipts tell of it
+	Wait      string // none, cool_off, decision, breaker, gap; held and no_row beat them
+	Since     time.Time
+	Due       time.Time // zero: not by itself
+	Attempts  int
+	ErrorCode string
+	Receipt   string // state of the effective receipt; empty: none yet
+}
+
+// receiptRanks are the states of receipts with their ranks, as two arrays for SQL.
+func receiptRanks() (states []string, ranks []int32) {
+	for s := schema.ReceiptPlanned; s <= schema.ReceiptCancelled; s++ {
+		states, ranks = append(states, s.String()), append(ranks, int32(s.Rank())) //nolint:gosec // eleven states
+	}
+	return states, ranks
+}
+
+// sqlEffective is the effective receipt of each case: of the highest rank, then the highest attempt. A case that was opened
+// again after a cancel has another event: its newest one counts.
+const sqlEffective = `
+	SELECT DISTINCT ON (r.case_id) r.case_id, r.state, r.made_at FROM {s}.receipt r
+	JOIN unnest($1::text[], $2::int[]) k(state, rank) ON k.state = r.state
+	JOIN (SELECT DISTINCT ON (case_id) case_id, event_id FROM {s}.receipt WHERE case_id IS NOT NULL ORDER BY case_id, made_at DESC) newest
+		ON newest.case_id = r.case_id AND newest.event_id = r.event_id
+	ORDER BY r.case_id, k.rank DESC, r.attempt DESC, r.made_at DESC`
+
+// Cases lists erasures, the newest first; openOnly leaves out those that are proven or cancelled.
+func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]Case, error) {
+	const op = "listing cases"
+	states, ranks := receiptRanks()
+	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
+		WITH effective AS (`+sqlEffective+`)
+		SELECT coalesce(p.case_id, e.case_id), coalesce(p.state, 'cancelled'),
+			CASE WHEN p.case_id IS NULL OR p.state = 'verified' THEN 'none' WHEN p.held THEN 'held' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
+			coalesce(p.opened_at, e.made_at), CASE WHEN p.due_at < 'infinity' THEN p.due_at END, coalesce(p.attempts, 0),
+			coalesce(p.error_code, ''), coalesce(e.state, '')
+		FROM {s}.pending p FULL JOIN effective e ON e.case_id = p.case_id
+		WHERE NOT $3 OR p.state <> 'verified' ORDER BY 4 DESC, 1 LIMIT $4`), states, ranks, openOnly, limit)
+	if err != nil {
+		return nil, classify(op, err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Case, err error) {
+		var id []byte
+		var due *time.Time
+		err = row.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt)
+		copy(c.ID[:], id)
+		if due != nil {
+			c.Due = *due
+		}
+		return c, err
+	})
+	return slices.Clip(out), classify(op, err)
+}
+
+// effectiveReceipts counts the effective receipts of cases by state.
+func (r *Replica) effectiveReceipts(ctx context.Context) (map[string]int, error) {
+	states, ranks := receiptRanks()
+	rows, err := r.opts.Pool.Query(ctx, r.ledger.sql(`SELECT state, count(*) FROM (`+sqlEffective+`) e GROUP BY 1`), states, ranks)
+	if err != nil {
+		return nil, classify("counting receipts", err)
+	}
+	out := map[string]int{}
+	var state string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&state, &n}, func() error {
+		out[state] = n
+		return nil
+	})
+	return out, classify("counting receipts", err)
+}
+
+// Gap is an opened gap as this replica knows it.
+type Gap struct {
+	ID       string
+	Cause    string
+	OpenedAt time.Time
+	ClosedAt time.Time // zero: open
+}
+
+// Gaps lists the gaps that this replica was told of, the newest first.
+func (d *Desk) Gaps(ctx context.Context) ([]Gap, error) {
+	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
+		SELECT gap_id, min(cause), min(opened_at), CASE WHEN bool_and(closed_at IS NOT NULL) THEN max(closed_at) END
+		FROM {s}.gap GROUP BY gap_id ORDER BY 3 DESC`))
+	if err != nil {
+		return nil, classify("listing gaps", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g Gap, err error) {
+		var closed *time.Time
+		err = row.Scan(&g.ID, &g.Cause, &g.OpenedAt, &closed)
+		if closed != nil {
+			g.ClosedAt = *closed
+		}
+		return g, err
+	})
+	return out, classify("listing gaps", err)
+}

@@ -1,0 +1,159 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/sinks"
+)
+
+// Plan is what the two phases would do about one person in one replica: keys of the replica's own, and counts.
+type Plan struct {
+	Replica string     `json:"replica"`
+	Mode    string     `json:"mode"`
+	Found   int        `json:"found"`   // rows of the person's table
+	Persons []string   `json:"persons"` // person.key of each
+	Steps   []PlanStep `json:"steps"`
+}
+
+// PlanStep is one table in one phase.
+type PlanStep struct {
+	Phase   int      `json:"phase"` // 1: suppress, at once and reversible; 2: erase
+	Table   string   `json:"table"`
+	Action  string   `json:"action"` // suppress, insert, consent, set, delete, unlink, hold
+	Columns []string `json:"columns,omitempty"`
+	By      string   `json:"by"` // how rows are found: the CRM key's columns, or the column that refers to person.key
+	Rows    int64    `json:"rows"`
+}
+
+// Plan looks for a person by the parts of the CRM key, in a read-only transaction, and counts the rows that each phase
+// would touch if the person were erased now.
+func (d *Desk) Plan(ctx context.Context, key []string) (*Plan, error) {
+	p := &Plan{Replica: d.r.opts.Name, Mode: d.r.cfg.Mode, Persons: []string{}}
+	err := d.r.readTx(ctx, "planning", func(tx pgx.Tx) error {
+		m, findings, err := compile(ctx, tx, d.r.cfg)
+		if err != nil {
+			return err
+		}
+		if err := errorOf(d.r.opts.Name, findings); err != nil {
+			return err
+		}
+		if len(key) != len(m.crm) {
+			return &sinks.Error{
+				Class: sinks.Permanent, Op: "planning", Code: "crm_key_parts",
+				Hint: fmt.Sprintf("the CRM key of replica %s has %d parts: give them as so many arguments", d.r.opts.Name, len(m.crm)),
+			}
+		}
+		who := []*subject{{key: key}}
+		persons := &personKeys{}
+		if err := m.addPersons(ctx, tx, who, persons, func(*subject) int { return 0 }); err != nil {
+			return err
+		}
+		p.Found, p.Persons = len(persons.keys), append(p.Persons, persons.keys...)
+		p.Steps = m.steps(d.r.cfg.Mode)
+		return p.count(ctx, tx, m, who)
+	})
+	if err != nil {
+		return nil, classify("planning", err)
+	}
+	return p, nil
+}
+
+// steps lists what the phases do, without counts.
+func (m *Mapping) steps(mode string) []PlanStep {
+	var out []PlanStep
+	if mode != modeObserve {
+		for i := range m.suppress {
+			a := &m.suppress[i]
+			s := PlanStep{Phase: 1, Table: a.table.config, Action: actionSuppress, Columns: assigned(a.set), By: m.byOf(a.join)}
+			if a.insert {
+				s.Action = actionInsert
+			}
+			out = append(out, s)
+		}
+		for i := range m.folds {
+			var columns []string
+			for _, c := range m.folds[i].columns {
+				columns = append(columns, c.column.name)
+			}
+			out = append(out, PlanStep{Phase: 1, Table: m.folds[i].table.config, Action: actionFold, Columns: columns, By: m.byOf(m.folds[i].join)})
+		}
+	}
+	if mode != modeErase {
+		return out
+	}
+	for i := range m.erase {
+		e := &m.erase[i]
+		s := PlanStep{Phase: 2, Table: e.table.config, Action: actionSet, Columns: assigned(e.set), By: m.byOf(e.join)}
+		switch {
+		case e.hold:
+			s.Action = actionHold
+		case e.delete:
+			s.Action = actionDelete
+		case e.unlink:
+			s.Action, s.Columns = actionUnlink, []string{e.by.name}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func assigned(set []assignment) []string {
+	names := make([]string, len(set))
+	for i := range set {
+		names[i] = set[i].column.name
+	}
+	return names
+}
+
+func (m *Mapping) byOf(j join) string {
+	if j.by != nil {
+		return j.by.name
+	}
+	by := ""
+	for i, c := range m.crm {
+		if i > 0 {
+			by += ", "
+		}
+		by += c.name
+	}
+	return by
+}
+
+// count fills in the rows of each step: an insert makes one for each person, everything else has the rows that are there.
+func (p *Plan) count(ctx context.Context, tx pgx.Tx, m *Mapping, who []*subject) error {
+	joins := map[string]join{}
+	for i := range m.suppress {
+		joins[m.suppress[i].table.config+"\x00"+m.byOf(m.suppress[i].join)] = m.suppress[i].join
+	}
+	for i := range m.folds {
+		joins[m.folds[i].table.config+"\x00"+m.byOf(m.folds[i].join)] = m.folds[i].join
+	}
+	for i := range m.erase {
+		joins[m.erase[i].table.config+"\x00"+m.byOf(m.erase[i].join)] = m.erase[i].join
+	}
+	rows := map[string]int64{}
+	for _, name := range slices.Sorted(maps.Keys(joins)) {
+		s := &statement{}
+		v := s.who(m, who)
+		from, where, _ := m.reach(joins[name])
+		s.WriteString("SELECT count(*) FROM " + joins[name].table.sql() + " AS t, " + v + from + " WHERE " + where)
+		var n int64
+		if err := tx.QueryRow(ctx, s.String(), s.args...).Scan(&n); err != nil {
+			return err
+		}
+		rows[name] = n
+	}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		s.Rows = rows[s.Table+"\x00"+s.By]
+		if s.Action == actionInsert {
+			s.Rows = int64(p.Found)
+		}
+	}
+	return nil
+}
