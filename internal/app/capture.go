@@ -34,16 +34,16 @@ type captureRole struct {
 // watchEvery is how often the slot and the publication are looked at; it costs the server a few milliseconds.
 const watchEvery = 10 * time.Second
 
-// newSource makes the Source of a config; the mapping's needs are compiled on the way.
-func newSource(cfg *config.Config, o capturepg.Options) (*capturepg.Source, error) {
+// SourceOptions says how the source of a config is read; the mapping's needs are compiled on the way.
+func SourceOptions(cfg *config.Config) (capturepg.Options, error) {
 	needs, err := sourceNeeds(&cfg.Source)
 	if err != nil {
-		return nil, err
+		return capturepg.Options{}, err
 	}
 	pg := cfg.Source.Postgres
-	o.DSN, o.Password, o.Slot, o.Publication = pg.DSN, pg.Password, pg.Slot, pg.Publication
-	o.MaxRetainedWAL, o.Needs = pg.MaxRetainedWAL, needs
-	return capturepg.New(o)
+	return capturepg.Options{
+		DSN: pg.DSN, Password: pg.Password, Slot: pg.Slot, Publication: pg.Publication, MaxRetainedWAL: pg.MaxRetainedWAL, Needs: needs,
+	}, nil
 }
 
 // sourceNeeds says what the rules need of the log, in the terms of capture/postgres.
@@ -67,7 +67,12 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := newSource(a.cfg, capturepg.Options{Log: log, Registerer: a.registry})
+	options, err := SourceOptions(a.cfg)
+	if err != nil {
+		return nil, err
+	}
+	options.Log, options.Registerer = log, a.registry
+	source, err := capturepg.New(options)
 	if err != nil {
 		return nil, err
 	}

@@ -204,12 +204,7 @@ func (s *stage) config() (*config.Config, error) {
 		"LETHE_DEMO_MARKETING": s.dsn(marketing, "lethe"),
 		"LETHE_DEMO_REPORTING": s.dsn(reporting, "lethe"),
 	}
-	text := os.Expand(configText, func(name string) string {
-		if v, ok := values[name]; ok {
-			return v
-		}
-		return "$" + name // $key, $now and the like are the config's own
-	})
+	text := ConfigText(values)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the demo's config: %w", err)
 	}
@@ -303,7 +298,11 @@ func (s *stage) wire(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := s.setup(ctx); err != nil {
+	owners := Owners{CRM: s.dsn(crm, s.servers[crm].Superuser()), Replicas: map[string]string{}}
+	for i, name := range databases[1:] {
+		owners.Replicas[name] = s.dsn(i+1, s.servers[i+1].Superuser())
+	}
+	if err := Setup(ctx, s.cfg, owners); err != nil {
 		return err
 	}
 	if s.logFile, err = os.Create(filepath.Join(s.dir, "lethe.log")); err != nil {

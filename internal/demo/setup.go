@@ -2,19 +2,44 @@ package demo
 
 import (
 	"context"
+	"fmt"
+	"os"
 
 	"github.com/jackc/pgx/v5"
 
 	capturekafka "lethe/capture/kafka"
 	capturepg "lethe/capture/postgres"
-	"lethe/capture/rules"
 	"lethe/config"
+	"lethe/internal/app"
 	"lethe/internal/kafkaconn"
+	"lethe/internal/pii"
 	sinkspg "lethe/sinks/postgres"
 )
 
-func (s *stage) setup(ctx context.Context) error {
-	conn, err := kafkaconn.New(s.cfg.Kafka, kafkaconn.Options{})
+// Owners are logins of the databases' owners.
+type Owners struct {
+	CRM      string
+	Replicas map[string]string
+}
+
+// Schemas are the scripts of the demo's databases, by name: crm, marketing and reporting.
+func Schemas() map[string]string {
+	return map[string]string{databases[crm]: crmSchema, databases[marketing]: marketingSchema, databases[reporting]: reportingSchema}
+}
+
+// ConfigText is the demo's config with its LETHE_DEMO_ values filled in.
+func ConfigText(values map[string]string) string {
+	return os.Expand(configText, func(name string) string {
+		if v, ok := values[name]; ok {
+			return v
+		}
+		return "$" + name // $key, $now and the like are the config's own
+	})
+}
+
+// Setup makes topics, publication, slot and ledger tables with the owners' logins.
+func Setup(ctx context.Context, cfg *config.Config, owners Owners) error {
+	conn, err := kafkaconn.New(cfg.Kafka, kafkaconn.Options{})
 	if err != nil {
 		return err
 	}
@@ -22,27 +47,29 @@ func (s *stage) setup(ctx context.Context) error {
 	if _, err := (&capturekafka.Topics{Conn: conn}).Setup(ctx); err != nil {
 		return err
 	}
-	needs, err := rules.Needs(&s.cfg.Source)
+	o, err := app.SourceOptions(cfg)
 	if err != nil {
 		return err
 	}
-	o := capturepg.Options{DSN: s.cfg.Source.Postgres.DSN, Slot: "lethe", Publication: "lethe", Needs: map[string]capturepg.TableNeeds{}}
-	for t, n := range needs {
-		o.Needs[t] = capturepg.TableNeeds{Columns: n.Columns, OldColumns: n.OldColumns, SubjectColumns: n.SubjectColumns, ReadsDelete: n.ReadsDelete}
-	}
-	if _, _, err := capturepg.Setup(ctx, s.dsn(crm, "postgres"), config.Secret{}, o); err != nil {
+	if _, _, err := capturepg.Setup(ctx, owners.CRM, config.Secret{}, o); err != nil {
 		return err
 	}
-	for i, name := range databases[1:] {
-		c, err := pgx.Connect(ctx, s.dsn(i+1, "postgres"))
-		if err != nil {
-			return err
-		}
-		defer c.Close(ctx)
-		_, err = sinkspg.Setup(ctx, c, sinkspg.SetupOptions{Name: name, Source: "crm", Config: s.cfg.Replicas[name], Digest: s.cfg.Replicas[name].Digest(), RunRole: "lethe"})
-		if err != nil {
+	for name, dsn := range owners.Replicas {
+		if err := setupReplica(ctx, cfg, name, dsn); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func setupReplica(ctx context.Context, cfg *config.Config, name, owner string) error {
+	conn, err := pgx.Connect(ctx, owner)
+	if err != nil {
+		return fmt.Errorf("connecting to replica %s: %w", name, pii.DriverError(err))
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing is in flight
+	_, err = sinkspg.Setup(ctx, conn, sinkspg.SetupOptions{
+		Name: name, Source: cfg.Name, Config: cfg.Replicas[name], Digest: cfg.Replicas[name].Digest(), RunRole: "lethe",
+	})
+	return err
 }
