@@ -28,6 +28,15 @@ var servers struct {
 	sync.Mutex
 	postgres map[int]*Postgres
 	kafka    *Kafka
+	closing  []func() error
+}
+
+// AtEnd has Main call f after the last test, for servers that a package shares
+// among its tests only.
+func AtEnd(f func() error) {
+	servers.Lock()
+	defer servers.Unlock()
+	servers.closing = append(servers.closing, f)
 }
 
 // SharedPostgres returns the server of a major version, 15 or 18, that all
@@ -129,6 +138,9 @@ func closeShared() error {
 	servers.Lock()
 	defer servers.Unlock()
 	var errs []error
+	for _, f := range servers.closing {
+		errs = append(errs, f())
+	}
 	for _, p := range servers.postgres {
 		if p.Dir != "" {
 			p.run.share(false)
@@ -139,6 +151,6 @@ func closeShared() error {
 		k.run.share(false)
 		errs = append(errs, k.Close())
 	}
-	servers.postgres, servers.kafka = nil, nil
+	servers.postgres, servers.kafka, servers.closing = nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -1,0 +1,66 @@
+package demo
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Publisher is the invented publisher for tests that bring servers and Lethe of their own: its schemas, its customers, its
+// working day, and the oracle that says what the replicas must show. It is reproducible.
+type Publisher struct{ fill fill }
+
+// NewPublisher makes a publisher with so many customers; nothing is written yet.
+func NewPublisher(customers int) *Publisher { return &Publisher{newFill(customers)} }
+
+// Schemas are the scripts that make the tables of the CRM and of the two replicas.
+func Schemas() (crm, marketing, reporting string) { return crmSchema, marketingSchema, reportingSchema }
+
+// Config is the config file of the demo, with ${NAME} where the stage differs from run to run.
+func Config() string { return configText }
+
+// Fill writes the customers into the three databases, in the order in which the demo does: the replicas first, as the ETL
+// of last night left them.
+func (p *Publisher) Fill(ctx context.Context, crm, market, report *pgx.Conn) error {
+	if err := p.fill.marketing(ctx, market); err != nil {
+		return err
+	}
+	if err := p.fill.reporting(ctx, report); err != nil {
+		return err
+	}
+	return p.fill.crm(ctx, crm)
+}
+
+// Late reports whether the customer is not in the replicas before the ETL of the day has run.
+func (p *Publisher) Late(id int64) bool { return p.fill.late[id] }
+
+// Player plays the day step by step. It is used by one goroutine.
+type Player struct{ d *day }
+
+// Play returns a player over connections that are not used by anybody else. onErased is told of each erasure as soon as
+// its first COMMIT has returned.
+func (p *Publisher) Play(crm, market, report *pgx.Conn, onErased func(id int64, at time.Time)) *Player {
+	return &Player{newDay(&p.fill, crm, market, report, onErased)}
+}
+
+// Step does one thing of the day.
+func (p *Player) Step(ctx context.Context) error { return p.d.step(ctx) }
+
+// Erase runs the CRM's procedure on a customer, in one transaction or in two.
+func (p *Player) Erase(ctx context.Context, id int64) error { return p.d.erase(ctx, id) }
+
+// Someone picks a customer who is not erased. There must be one.
+func (p *Player) Someone() int64 { return p.d.someone() }
+
+// FinishETL brings everybody into the replicas who is not there yet.
+func (p *Player) FinishETL(ctx context.Context) error { return p.d.finishETL(ctx) }
+
+// Reconnect gives the player other connections, after a server was down.
+func (p *Player) Reconnect(crm, market, report *pgx.Conn) { p.d.crm, p.d.market, p.d.report = crm, market, report }
+
+// Differences lists how the replicas differ from what the CRM asks for; empty means that everything has followed. It names
+// ids and properties, no values.
+func Differences(ctx context.Context, crm, market, report *pgx.Conn) ([]string, error) {
+	return differences(ctx, crm, market, report)
+}

@@ -1,0 +1,271 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/demo"
+	"lethe/internal/testenv"
+	"lethe/schema"
+)
+
+// player plays the publisher's day on connections of its own until it is stopped.
+type player struct {
+	*demo.Player
+	w     *world
+	stop  context.CancelFunc
+	ended chan struct{}
+	err   error
+	conns []*pgx.Conn
+}
+
+// player returns a player at rest.
+func (w *world) player() *player {
+	w.t.Helper()
+	p := &player{w: w}
+	for _, db := range []*database{&w.crm, &w.marketing, &w.reporting} {
+		p.conns = append(p.conns, db.Connect(w.t, db.name))
+	}
+	p.Player = w.publisher.Play(p.conns[0], p.conns[1], p.conns[2], w.wasErased)
+	return p
+}
+
+func (w *world) wasErased(id int64, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.erased[id] = at
+}
+
+// steps plays so many steps.
+func (p *player) steps(n int) {
+	p.w.t.Helper()
+	for range n {
+		if err := p.Step(p.w.ctx); err != nil {
+			p.w.t.Fatal(err)
+		}
+	}
+}
+
+// begin plays in the background: one step every so often, and after every tenth an erasure beside those of the day.
+func (p *player) begin(every time.Duration) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(p.w.ctx))
+	p.stop, p.ended = cancel, make(chan struct{})
+	go func() {
+		defer close(p.ended)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for n := 1; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			// A step that has begun is finished: the oracle asks the CRM, which must not be told half of it.
+			err := p.Step(context.WithoutCancel(ctx))
+			if err == nil && n%10 == 0 {
+				err = p.Erase(context.WithoutCancel(ctx), p.Someone())
+			}
+			if err != nil {
+				p.err = err
+				return
+			}
+		}
+	}()
+	p.w.t.Cleanup(p.rest)
+}
+
+// rest stops playing; it may be called again.
+func (p *player) rest() {
+	p.stop()
+	<-p.ended
+	if p.err != nil {
+		p.w.t.Errorf("playing: %v", p.err)
+		p.err = nil
+	}
+}
+
+// caseOf returns the case of a customer's erasure.
+func (w *world) caseOf(id int64) schema.CaseID { return w.ids.CaseID(w.refOf(id)) }
+
+func (w *world) refOf(id int64) schema.SubjectRef { return w.ids.SubjectRef(keyOf(id)) }
+
+func keyOf(id int64) []byte { return schema.CanonicalKey(nil, []byte(fmt.Sprint(id))) }
+
+// followed waits until both replicas are what the oracle asks for and every erasure is verified in both, and then checks
+// what must hold at rest.
+func (w *world) followed(within time.Duration) {
+	w.t.Helper()
+	testenv.Eventually(w.t, within, func() error {
+		diff, err := demo.Differences(w.ctx, w.crm.conn, w.marketing.conn, w.reporting.conn)
+		if err == nil && len(diff) > 0 {
+			err = fmt.Errorf("%d differences: %s", len(diff), strings.Join(diff[:min(len(diff), 10)], "; "))
+		}
+		return errors.Join(err, w.unproven())
+	})
+	w.settled()
+}
+
+// unproven says how many erasures are not verified.
+func (w *world) unproven() error {
+	w.mu.Lock()
+	want := len(w.erased)
+	w.mu.Unlock()
+	var errs []error
+	for _, name := range replicaNames {
+		var have int
+		err := w.replica(name).conn.QueryRow(w.ctx, `select count(distinct case_id) from lethe.receipt r where state = 'verified'
+			and exists (select from lethe.pending p where p.case_id = r.case_id and p.state = 'verified')`).Scan(&have)
+		if err == nil && have < want {
+			err = fmt.Errorf("%s: %d of %d erasures are verified", name, have, want)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// receipt is a stored receipt, verified and decoded.
+type receipt = schema.Receipt
+
+// receipts returns all of a replica's receipts; each must carry a good signature of that replica.
+func (w *world) receipts(replica string) []*receipt {
+	w.t.Helper()
+	rows, err := w.replica(replica).conn.Query(w.ctx, "select body from lethe.receipt order by made_at, receipt_id")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []*receipt
+	for _, body := range bodies {
+		signed, err := schema.DecodeSignedReceipt(body)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		r, err := schema.VerifyReceipt(w.ring.Verifier(), signed)
+		if err != nil {
+			w.t.Fatalf("a receipt of %s: %v", replica, err)
+		}
+		if r.Replica != replica {
+			w.t.Fatalf("a receipt of %s lies in %s", r.Replica, replica)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// settled checks the invariants that hold once everything has followed: each erasure has exactly one effective receipt in
+// each replica, and it says verified; each event of the topic has exactly one effect (I2), of which a receipt tells (I4).
+func (w *world) settled() {
+	w.t.Helper()
+	w.mu.Lock()
+	erased := maps.Clone(w.erased)
+	w.mu.Unlock()
+	events := w.events()
+	for _, name := range replicaNames {
+		list := w.receipts(name)
+		w.checkErasures(name, list, erased)
+		w.checkEffects(name, list, events)
+	}
+}
+
+func (w *world) checkErasures(replica string, list []*receipt, erased map[int64]time.Time) {
+	w.t.Helper()
+	byCase := map[schema.CaseID][]*receipt{}
+	for _, r := range list {
+		if !r.CaseID.IsZero() {
+			byCase[r.CaseID] = append(byCase[r.CaseID], r)
+		}
+	}
+	for id := range erased {
+		rs := byCase[w.caseOf(id)]
+		delete(byCase, w.caseOf(id))
+		var effective []*receipt
+		events := map[schema.EventID]bool{}
+		for _, r := range rs {
+			events[r.EventID] = true
+			if r.State == schema.ReceiptVerified {
+				effective = append(effective, r)
+			}
+		}
+		if len(effective) != 1 || len(events) != 1 {
+			w.t.Errorf("%s: customer %d has %d verified receipts of %d events, want one of one: %v", replica, id, len(effective), len(events), statesOf(rs))
+			continue
+		}
+		if e := effective[0]; e.Verification == nil || e.Verification.Remaining != 0 || len(e.Gaps) > 0 {
+			w.t.Errorf("%s: customer %d is called verified with %+v and gaps %v", replica, id, e.Verification, e.Gaps)
+		}
+	}
+	if len(byCase) > 0 {
+		w.t.Errorf("%s: %d cases of customers whom nobody erased", replica, len(byCase))
+	}
+}
+
+func statesOf(rs []*receipt) (out []string) {
+	for _, r := range rs {
+		out = append(out, fmt.Sprintf("%s/%d", r.State, r.Attempt))
+	}
+	return out
+}
+
+// checkEffects wants every consent, objection and restriction that was published to have come to exactly one end, however
+// often it was delivered. What is told again because a row appeared is a second statement, not a second effect.
+func (w *world) checkEffects(replica string, list []*receipt, events map[schema.EventID]*schema.Event) {
+	w.t.Helper()
+	ends := map[schema.EventID][]string{}
+	for _, r := range list {
+		if r.Reason == "row_found" {
+			continue
+		}
+		for _, e := range r.Events {
+			if e.Outcome != "stale" {
+				ends[e.EventID] = append(ends[e.EventID], e.Outcome)
+			}
+		}
+	}
+	told := map[schema.EventID]bool{}
+	for _, r := range list {
+		told[r.EventID] = true
+		for _, e := range r.Events {
+			told[e.EventID] = true
+		}
+	}
+	for id, e := range events {
+		if e.SubjectRef.IsZero() || e.Body.Type() == schema.TypeCaseDecision {
+			continue
+		}
+		if erasure, ok := e.Body.(*schema.SubjectErasure); ok {
+			_ = erasure // a further marker of a known case is a counted no-op
+			continue
+		}
+		if !told[id] {
+			w.t.Errorf("%s: no receipt tells of event %v", replica, e)
+		}
+		if got := slices.DeleteFunc(slices.Clone(ends[id]), func(o string) bool { return o == "refused" }); len(got) > 1 {
+			w.t.Errorf("%s: event %v has taken effect %d times: %v", replica, e, len(got), got)
+		}
+	}
+	for id := range ends {
+		if events[id] == nil {
+			w.t.Errorf("%s: a receipt tells of event %s that is not in the topic", replica, id)
+		}
+	}
+}
+
+// once runs f once for each name, at the same time, and waits for all.
+func together(fs ...func()) {
+	var wg sync.WaitGroup
+	for _, f := range fs {
+		wg.Go(f)
+	}
+	wg.Wait()
+}
