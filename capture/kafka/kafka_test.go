@@ -61,23 +61,42 @@ func publisher(t testing.TB, o Options) *Publisher {
 	return p
 }
 
-// readAll reads the whole events topic: for each partition its values in order.
-func readAll(t testing.TB, conn *kafkaconn.Conn) [][]string {
+// endOffset asks the partition's leader. The caller's client is fresh: a cached leader may have moved.
+func endOffset(ctx context.Context, t testing.TB, client *kgo.Client, topic string, partition int) int64 {
+	t.Helper()
+	offsets, err := client.ListOffsets(ctx, &kgo.ListOffsetsRequest{
+		Topics: map[string][]kgo.OffsetRequest{topic: {kgo.LastOffsetOf(partition)}},
+	})
+	if err == nil {
+		err = offsets.Topics[topic][0].Error
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return offsets.Topics[topic][0].LastOffset
+}
+
+type record struct{ key, value string }
+
+// readRecords reads the whole events topic: for each partition its records in order.
+func readRecords(t testing.TB, conn *kafkaconn.Conn) [][]record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	all := make([][]string, testPartitions)
+	client, done := conn.FreshClient()
+	defer done()
+	all := make([][]record, testPartitions)
 	for i := range all {
-		end := endOffset(ctx, t, conn, i)
+		end := endOffset(ctx, t, client, conn.EventsTopic(), i)
 		for next := int64(0); next < end; {
-			res, err := conn.Client().Fetch(ctx, &kgo.FetchRequest{
+			res, err := client.Fetch(ctx, &kgo.FetchRequest{
 				Topic: conn.EventsTopic(), Partition: i, Offset: next, MinBytes: 1, MaxBytes: 8 << 20,
 			})
+			if err == nil {
+				err = res.Error
+			}
 			if err != nil {
 				t.Fatal(err)
-			}
-			if res.Error != nil {
-				continue // the leader moved; ctx bounds it
 			}
 			for {
 				rec, err := res.Records.ReadRecord()
@@ -87,11 +106,12 @@ func readAll(t testing.TB, conn *kafkaconn.Conn) [][]string {
 				if rec.Offset < next {
 					continue
 				}
-				v, err := kgo.ReadAll(rec.Value)
-				if err != nil {
+				k, kerr := kgo.ReadAll(rec.Key)
+				v, verr := kgo.ReadAll(rec.Value)
+				if err := errors.Join(kerr, verr); err != nil {
 					t.Fatal(err)
 				}
-				all[i] = append(all[i], string(v))
+				all[i] = append(all[i], record{string(k), string(v)})
 				next = rec.Offset + 1
 			}
 		}
@@ -99,20 +119,16 @@ func readAll(t testing.TB, conn *kafkaconn.Conn) [][]string {
 	return all
 }
 
-// endOffset asks until the partition's leader answers.
-func endOffset(ctx context.Context, t testing.TB, conn *kafkaconn.Conn, partition int) int64 {
+// readAll is readRecords without the keys.
+func readAll(t testing.TB, conn *kafkaconn.Conn) [][]string {
 	t.Helper()
-	for {
-		offsets, err := conn.Client().ListOffsets(ctx, &kgo.ListOffsetsRequest{
-			Topics: map[string][]kgo.OffsetRequest{conn.EventsTopic(): {kgo.LastOffsetOf(partition)}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if part := offsets.Topics[conn.EventsTopic()][0]; part.Error == nil {
-			return part.LastOffset
+	all := make([][]string, testPartitions)
+	for i, part := range readRecords(t, conn) {
+		for _, r := range part {
+			all[i] = append(all[i], r.value)
 		}
 	}
+	return all
 }
 
 func key(i int) []byte   { return fmt.Appendf(nil, "SUBJECT%d", i) }
