@@ -60,18 +60,6 @@ func (t *table) isUnique(columns ...string) bool {
 	return false
 }
 
-// inUnique reports whether a unique index contains the column.
-func (t *table) inUnique(column string) bool {
-	for _, u := range t.unique {
-		for _, c := range u {
-			if c == column {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func sameSet(a, b []string) bool {
 	if len(a) != len(b) {
 		return false

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 
 	"lethe/config"
@@ -301,9 +300,9 @@ func (c *compiler) addFold(set map[string]map[string]config.Value, proto foldCol
 			}
 			f := proto
 			f.column, f.kind = col, kind
-			switch {
-			case col.category == 'B':
-			case col.category == 'N':
+			switch col.category {
+			case 'B':
+			case 'N':
 				f.asNumber = true
 			default:
 				c.report(SeverityError, CodeColumnType, object,
@@ -390,162 +389,4 @@ func (c *compiler) compileInsert(in *config.Insert) {
 		c.report(SeverityError, CodeNoKey, t.label(), "no column of the inserted row is $key: it would speak of nobody", "")
 	}
 	c.m.suppress = append(c.m.suppress, action)
-}
-
-func (c *compiler) compileErase() {
-	for _, name := range sortedKeys(c.cfg.Erase.Tables) {
-		e := c.cfg.Erase.Tables[name]
-		j, ok := c.joined(name, e.By)
-		if !ok {
-			continue
-		}
-		step := eraseStep{join: j, delete: e.Delete, unlink: e.Unlink}
-		for _, columnName := range sortedKeys(e.Set) {
-			if as, ok := c.assign(j.table, columnName, e.Set[columnName]); ok {
-				step.set = append(step.set, as)
-			}
-		}
-		for _, columnName := range sortedKeys(e.JSON) {
-			if as, ok := c.assignJSON(j.table, columnName, e.JSON[columnName]); ok {
-				step.set = append(step.set, as)
-			}
-		}
-		if step.unlink && j.by == nil {
-			c.report(SeverityError, CodeNoJoin, j.table.label(), "unlink clears the column of by, and there is none", "")
-		}
-		if step.unlink && j.by != nil && j.by.notNull {
-			c.report(SeverityError, CodeNotNull, j.table.label()+"."+j.by.name, "unlink sets it to NULL", dropNotNull(j.table, j.by))
-		}
-		c.m.erase = append(c.m.erase, step)
-	}
-	for _, name := range sortedKeys(c.cfg.Hold) {
-		if j, ok := c.joined(name, c.cfg.Hold[name].By); ok {
-			c.m.erase = append(c.m.erase, eraseStep{join: j, hold: true})
-		}
-	}
-}
-
-func dropNotNull(t *table, col *column) string {
-	return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", t.sql(), col.sql())
-}
-
-// assign compiles one value for one column.
-func (c *compiler) assign(t *table, name string, v config.Value) (assignment, bool) {
-	col := c.writable(t, name)
-	if col == nil {
-		return assignment{}, false
-	}
-	object := t.label() + "." + name
-	as := assignment{column: col, kind: v.Kind}
-	switch v.Kind {
-	case kindNull:
-		as.sql = "NULL"
-		if col.notNull {
-			c.report(SeverityError, CodeNotNull, object, "null is mapped: map a constant or a token, or allow NULL",
-				dropNotNull(t, col))
-		}
-	case kindConst:
-		as.sql, as.args = "$1::text::"+col.typ, []any{constText(v.Const)}
-		if t.isUnique(name) {
-			c.report(SeverityError, CodeUnique, object,
-				`the column is UNIQUE and every person would get the same value: map a token with {random}`, "")
-		}
-	case kindToken:
-		as.sql, as.args = "replace($1::text, '{random}', replace(gen_random_uuid()::text, '-', ''))::"+col.typ, []any{v.Token}
-		if col.category != 'S' {
-			c.report(SeverityError, CodeColumnType, object, "a token is text, the column is "+col.base, "")
-		}
-	case kindTruncate:
-		as.sql = "left({row}." + col.sql() + "::text, " + strconv.Itoa(v.Truncate) + ")::" + col.typ
-		if col.category != 'S' {
-			c.report(SeverityError, CodeColumnType, object, "truncate keeps characters, the column is "+col.base, "")
-		}
-	case kindGeneralise:
-		return c.generalise(t, col, v, as)
-	case kindKey:
-		as.sql = "{key}::text::" + col.typ
-	case kindNow:
-		as.sql = "now()::" + col.typ
-		if col.category != 'D' {
-			c.report(SeverityError, CodeColumnType, object, "$now is a time, the column is "+col.base, "")
-		}
-	default:
-		c.report(SeverityError, CodeUnsupported, object, "$"+v.Kind+" follows from the fold: it belongs under consent, "+
-			"objection or restricted", "")
-		return assignment{}, false
-	}
-	return as, true
-}
-
-func (c *compiler) generalise(t *table, col *column, v config.Value, as assignment) (assignment, bool) {
-	object := t.label() + "." + col.name
-	if v.Generalise == "year" || v.Generalise == "month" {
-		as.sql = "date_trunc('" + v.Generalise + "', {row}." + col.sql() + ")::" + col.typ
-		if col.category != 'D' {
-			c.report(SeverityError, CodeColumnType, object, "generalise to "+v.Generalise+" needs a date, the column is "+col.base, "")
-		}
-		return as, true
-	}
-	as.sql, as.args = "(floor({row}."+col.sql()+"::numeric / $1::text::numeric) * $1::text::numeric)::"+col.typ, []any{v.Generalise}
-	if _, err := strconv.ParseFloat(v.Generalise, 64); err != nil || col.category != 'N' {
-		c.report(SeverityError, CodeColumnType, object, "generalise is year or month for dates, a number for numbers", "")
-	}
-	return as, true
-}
-
-// assignJSON compiles the values for paths of one json or jsonb column into one expression. A path that a row does not
-// have stays away.
-func (c *compiler) assignJSON(t *table, name string, paths map[string]config.Value) (assignment, bool) {
-	col := c.writable(t, name)
-	if col == nil {
-		return assignment{}, false
-	}
-	object := t.label() + "." + name
-	if col.base != "json" && col.base != "jsonb" {
-		c.report(SeverityError, CodeColumnType, object, "json paths need a json or jsonb column, it is "+col.base, "")
-		return assignment{}, false
-	}
-	as := assignment{column: col, kind: "json", sql: "{row}." + col.sql() + "::jsonb"}
-	for _, path := range sortedKeys(paths) {
-		v := paths[path]
-		as.args = append(as.args, strings.Split(path, "."))
-		at := len(as.args)
-		switch v.Kind {
-		case kindNull:
-			as.sql = fmt.Sprintf("jsonb_set(%s, $%d::text[], 'null'::jsonb, false)", as.sql, at)
-		case kindConst:
-			as.args = append(as.args, constJSON(v.Const))
-			as.sql = fmt.Sprintf("jsonb_set(%s, $%d::text[], $%d::text::jsonb, false)", as.sql, at, at+1)
-		default:
-			c.report(SeverityError, CodeUnsupported, object, "a json path takes null or a constant", "")
-		}
-	}
-	as.sql = "(" + as.sql + ")::" + col.typ
-	return as, true
-}
-
-func constText(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case float64:
-		return strconv.FormatFloat(v, 'g', -1, 64)
-	}
-	return fmt.Sprint(v)
-}
-
-func constJSON(v any) string {
-	if s, ok := v.(string); ok {
-		return jsonString(s)
-	}
-	return constText(v)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

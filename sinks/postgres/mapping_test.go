@@ -70,7 +70,8 @@ func TestFaultsOfAMappingAreNamed(t *testing.T) {
 		}, CodeForeignKeyBlocks, "public.odd_child"},
 		"json": {func(c *config.Replica) {
 			c.Erase.Tables["odd"] = &config.EraseTable{By: "contact_id", JSON: map[string]map[string]config.Value{
-				"code": {"a.b": value(kindNull)}}}
+				"code": {"a.b": value(kindNull)},
+			}}
 		}, CodeColumnType, "public.odd.code"},
 		"unlink": {func(c *config.Replica) {
 			c.Erase.Tables["note"] = &config.EraseTable{By: "contact_id", Unlink: true}

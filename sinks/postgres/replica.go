@@ -102,15 +102,11 @@ type Replica struct {
 	metrics *metrics
 	gauges  *gauges
 
-	gauges *gauges
-
 	// chores are what RunDue does, in this order.
 	chores []chore
 
 	mu      sync.Mutex
 	mapping *Mapping // nil: read the catalog again before the next use
-	// resealAt is when rows of older seal keys are looked for next.
-	resealAt time.Time
 	// resealAt is when rows of older seal keys are looked for next.
 	resealAt time.Time
 }
@@ -134,13 +130,6 @@ func New(opts Options) (*Replica, error) {
 	var err error
 	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
 		return nil, err
-	}
-	r.gauges = newGauges(opts.Name)
-	if opts.Registerer != nil {
-		if err := opts.Registerer.Register(r.gauges); err != nil {
-			r.metrics.close(opts.Registerer)
-			return nil, fmt.Errorf("registering gauges of replica %s: %w", opts.Name, err)
-		}
 	}
 	r.gauges = newGauges(opts.Name)
 	if opts.Registerer != nil {
@@ -359,9 +348,8 @@ func (r *Replica) openKey(ref, sealed []byte) ([]string, error) {
 			Hint: "the seal key that made this row is not in the keyset: restore it",
 		}
 	}
-	size, n := binary.Uvarint(plain)
-	if n > 0 && size <= uint64(len(plain)-n) {
-		if parts, err := schema.SplitKey(plain[n : n+int(size)]); err == nil { //nolint:gosec // bounded by the line above
+	if size, n := binary.Uvarint(plain); n > 0 && size <= uint64(len(plain[n:])) {
+		if parts, err := schema.SplitKey(plain[n:][:size]); err == nil {
 			return parts, nil
 		}
 	}

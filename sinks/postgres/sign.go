@@ -91,7 +91,7 @@ func (u *unit) receiptOf(x *result, state schema.ReceiptState) *storedReceipt {
 // again lies at another offset, and so its receipt is another one.
 func (u *unit) batchReceipt(list []*result) *storedReceipt {
 	first := list[0]
-	attempt := uint32(first.record.Offset & 0xffffffff) //nolint:gosec // masked
+	attempt := uint32(first.record.Offset & 0xffffffff)
 	state := schema.ReceiptApplied
 	if u.r.cfg.Mode == modeObserve {
 		state = schema.ReceiptPlanned

@@ -42,7 +42,7 @@ func (s *statement) value(a *assignment, row, key string) string {
 func (s *statement) who(m *Mapping, list []*subject, extra ...whoColumn) string {
 	places := make(pgtype.FlatArray[int32], len(list))
 	for i := range list {
-		places[i] = int32(i) //nolint:gosec // a batch has thousands of records, not billions
+		places[i] = int32(i)
 	}
 	arrays := []string{s.arg(places) + "::int[]"}
 	names := []string{"i"}

@@ -198,14 +198,11 @@ func (s *subject) reconsentDue(v *sinks.Verdict, c *foldColumn, now time.Time) b
 		if f.Scope != c.factScope {
 			continue
 		}
-		over := !f.ValidUntil.IsZero() && !now.Before(f.ValidUntil)
-		switch f.State {
-		case sinks.StateRefused, sinks.StateWithdrawn, sinks.StateRevoked:
+		switch over := !f.ValidUntil.IsZero() && !now.Before(f.ValidUntil); {
+		case f.State.Strictness().Prohibits():
 			return false
-		case sinks.StateExpired, sinks.StateInvalidated:
+		case f.State == sinks.StateExpired, f.State == sinks.StateInvalidated, f.State.Strictness() == sinks.Permission && over:
 			due = true
-		case sinks.StateGiven, sinks.StateRenewedGiven:
-			due = due || over
 		}
 	}
 	return due
