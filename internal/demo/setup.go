@@ -22,11 +22,6 @@ type Owners struct {
 	Replicas map[string]string
 }
 
-// Schemas are the scripts of the demo's databases, by name: crm, marketing and reporting.
-func Schemas() map[string]string {
-	return map[string]string{databases[crm]: crmSchema, databases[marketing]: marketingSchema, databases[reporting]: reportingSchema}
-}
-
 // ConfigText is the demo's config with its LETHE_DEMO_ values filled in.
 func ConfigText(values map[string]string) string {
 	return os.Expand(configText, func(name string) string {
