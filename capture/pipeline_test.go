@@ -35,7 +35,7 @@ func (w *world) checkOrder() {
 }
 
 func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 1))

@@ -166,11 +166,22 @@ func (p *Publisher) Publish(ctx context.Context, cu capture.Unit) error {
 		return err
 	}
 	jobs := p.jobs(u, topic)
-	switch len(jobs) {
-	case 0:
+	if err := p.send(ctx, jobs); err != nil {
+		// kafka-go may still be encoding a request that we gave up at its deadline. It cannot send it any more, because the
+		// connection has the same deadline, but it reads: what it reads is never written again.
+		p.leaders, u.abandoned = nil, true
+		return err
+	}
+	return nil
+}
+
+// send runs the requests side by side, one for each broker.
+func (p *Publisher) send(ctx context.Context, jobs []leaderJob) error {
+	if len(jobs) == 1 {
+		if err := p.roundTrip(ctx, &jobs[0]); err != nil {
+			return p.worst([]error{err})
+		}
 		return nil
-	case 1:
-		return p.produce(ctx, &jobs[0])
 	}
 	errs := make([]error, len(jobs))
 	var all sync.WaitGroup
@@ -179,10 +190,6 @@ func (p *Publisher) Publish(ctx context.Context, cu capture.Unit) error {
 	}
 	all.Wait()
 	return p.worst(errs)
-}
-
-func (p *Publisher) produce(ctx context.Context, job *leaderJob) error {
-	return p.worst([]error{p.roundTrip(ctx, job)})
 }
 
 // worst prefers an error that trying again cannot cure.

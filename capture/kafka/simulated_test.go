@@ -202,7 +202,7 @@ func (orderText) Append(dst []byte, ev *schema.Event) ([]byte, error) {
 // TestOutagesInVirtualTime runs the pipeline with the real publisher and the real checkpoints through an hour without
 // Kafka, lost acknowledgements, failing partitions, moving leaders and kills between which only Kafka remembers.
 func TestOutagesInVirtualTime(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(5) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { outage(t, seed) }) })
 	}
 }

@@ -51,6 +51,8 @@ type unit struct {
 	maxBatch int
 	maxBytes int
 	sealed   bool
+	// abandoned: a request that failed may still read the buffers, so that Reset leaves them to it.
+	abandoned bool
 }
 
 func newUnit(partitions, maxBatch, maxBytes int) *unit {
@@ -110,9 +112,12 @@ func (u *unit) Bytes() int { return u.bytes }
 func (u *unit) Reset() {
 	for i := range u.batches {
 		b := &u.batches[i]
+		if u.abandoned {
+			b.buf, b.packed = nil, nil
+		}
 		b.buf, b.packed, b.count = b.buf[:0], b.packed[:0], 0
 	}
-	u.bytes, u.largest, u.sealed = 0, 0, false
+	u.bytes, u.largest, u.sealed, u.abandoned = 0, 0, false, false
 }
 
 // recordBytes is the length of a record after its own length field. keyLen is -1 for no key.
