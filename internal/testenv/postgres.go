@@ -75,13 +75,13 @@ func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Version == 0 {
 		o.Version = 15
 	}
-	bin, err := o.BinDir, error(nil)
-	if bin == "" {
-		if bin, err = PostgresBin(o.Version); err != nil {
+	var err error
+	if o.BinDir == "" {
+		if o.BinDir, err = PostgresBin(o.Version); err != nil {
 			return nil, err
 		}
 	}
-	p := &Postgres{Version: o.Version, Port: o.Port, BinDir: bin, Dir: o.Dir, DataDir: o.DataDir}
+	p := &Postgres{Version: o.Version, Port: o.Port, BinDir: o.BinDir, Dir: o.Dir, DataDir: o.DataDir}
 	p.run = server{name: fmt.Sprintf("PostgreSQL %d", o.Version), stopSignal: syscall.SIGINT, stopWithin: 15 * time.Second}
 	p.uid, p.gid = serverID()
 	if p.Dir == "" {
