@@ -152,7 +152,7 @@ func (r *consentRule) insert(x *row, out []Draft) ([]Draft, error) {
 }
 
 // moved reports whether an UPDATE made the row one of another subject, purpose, channel or contact point; r.body is what it
-// says now. Codes that the maps take for the same do not count: both events would have one place in the log, and of two
+// says now. Codes that the maps take for the same do not count, nor does a contact point on a channel that has none: both events would have one place in the log, and of two
 // facts in one place the stricter would stay.
 func (r *consentRule) moved(x *row) (bool, error) {
 	if x.arrived {
@@ -169,7 +169,11 @@ func (r *consentRule) moved(x *row) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return purpose != r.body.Purpose || channel != r.body.Channel || r.contact >= 0 && !x.same([]int{r.contact}), nil
+	if purpose != r.body.Purpose || channel != r.body.Channel {
+		return true, nil
+	}
+	// On a channel without contact points the column says nothing.
+	return r.contact >= 0 && r.spec.cfg.BoundTo.RowsOf[channel] != "" && !x.same([]int{r.contact}), nil
 }
 
 // read fills body with what an image says, but for AsOf.
