@@ -44,6 +44,13 @@ func (w *world) wasErased(id int64, at time.Time) {
 	w.erased[id] = at
 }
 
+// remaining reports whether more than half of the customers are still there.
+func (w *world) remaining() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return 2*len(w.erased) < w.customers
+}
+
 // steps plays so many steps.
 func (p *player) steps(n int) {
 	p.w.t.Helper()
@@ -70,7 +77,7 @@ func (p *player) begin(every time.Duration) {
 			}
 			// A step that has begun is finished: the oracle asks the CRM, which must not be told half of it.
 			err := p.Step(context.WithoutCancel(ctx))
-			if err == nil && n%10 == 0 {
+			if err == nil && n%10 == 0 && p.w.remaining() {
 				err = p.Erase(context.WithoutCancel(ctx), p.Someone())
 			}
 			if err != nil {

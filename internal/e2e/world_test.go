@@ -80,6 +80,7 @@ type world struct {
 
 	crm, marketing, reporting database
 	publisher                 *demo.Publisher
+	customers                 int
 
 	mu        sync.Mutex
 	started   int
@@ -144,7 +145,8 @@ func (w *world) openDatabases(o options) {
 	if o.customers == 0 {
 		o.customers = 200
 	}
-	w.publisher = demo.NewPublisher(max(o.customers, 1))
+	w.customers = max(o.customers, 1)
+	w.publisher = demo.NewPublisher(w.customers)
 	crm, marketing, reporting := demo.Schemas()
 	if o.schemas != nil {
 		crm, marketing, reporting = o.schemas[0], o.schemas[1], o.schemas[2]
