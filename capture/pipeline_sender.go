@@ -87,7 +87,7 @@ func (s *session) take() *shipment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh := s.gathering
-	if !sh.mark.set && !(sh.ripe && sh.filled) {
+	if !sh.mark.set && (!sh.ripe || !sh.filled) {
 		if s.drained != nil {
 			close(s.drained)
 			s.drained = nil

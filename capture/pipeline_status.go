@@ -85,7 +85,7 @@ func (p *Pipeline) Status() Status {
 	s.Events = make(map[schema.Type]uint64)
 	for t := range p.totals.events {
 		if n := p.totals.events[t].Load(); n > 0 {
-			s.Events[schema.Type(t)] = n //nolint:gosec // t is below 256
+			s.Events[schema.Type(t)] = n
 		}
 	}
 	s.Transactions = p.totals.transactions.Load()

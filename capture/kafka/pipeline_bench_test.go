@@ -18,7 +18,6 @@ import (
 // cost nothing.
 type flood struct {
 	left  int
-	acked atomic.Uint64
 	done  chan struct{}
 	body  schema.ConsentChange
 	key   []byte

@@ -75,8 +75,10 @@ func TestCheckFindsWhatIsWrongWithATopic(t *testing.T) {
 	conn := real(t, func(k *config.Kafka) { k.ReplicationFactor = 3 })
 	res, err := conn.Client().CreateTopics(t.Context(), &kgo.CreateTopicsRequest{Topics: []kgo.TopicConfig{
 		{Topic: conn.EventsTopic(), NumPartitions: testPartitions + 2, ReplicationFactor: 1, ConfigEntries: []kgo.ConfigEntry{
-			{ConfigName: "cleanup.policy", ConfigValue: "compact"}, {ConfigName: "retention.ms", ConfigValue: "1000"},
-			{ConfigName: "max.message.bytes", ConfigValue: "1000"}, {ConfigName: "min.insync.replicas", ConfigValue: "1"},
+			{ConfigName: "cleanup.policy", ConfigValue: "compact"},
+			{ConfigName: "retention.ms", ConfigValue: "1000"},
+			{ConfigName: "max.message.bytes", ConfigValue: "1000"},
+			{ConfigName: "min.insync.replicas", ConfigValue: "1"},
 		}},
 		{Topic: conn.CheckpointsTopic(), NumPartitions: 1, ReplicationFactor: 1},
 		{Topic: conn.ReceiptsTopic(), NumPartitions: 9, ReplicationFactor: 1},

@@ -125,18 +125,17 @@ type steady struct {
 
 	mu    sync.Mutex
 	acked capture.Position
-	store *checkpoint.Store
 }
 
 func at(n int) capture.Position {
-	return capture.Position{Epoch: 1, Commit: uint64(n) * 100, End: uint64(n)*100 + 10} //nolint:gosec // small
+	return capture.Position{Epoch: 1, Commit: uint64(n) * 100, End: uint64(n)*100 + 10}
 }
 
 func (s *steady) Run(ctx context.Context, from *capture.Checkpoint, h capture.Handler) error {
 	full := h.(capture.Throttle) //nolint:forcetypeassert // the pipeline is one
 	first := 1
 	if from != nil {
-		first = int(from.Position.Commit/100) + 1 //nolint:gosec // small
+		first = int(from.Position.Commit/100) + 1
 	}
 	for n := first; n <= s.total; n++ {
 		select { // the transaction is committed when its time has come, whether anybody reads or not
@@ -306,7 +305,7 @@ func checkTopic(t *testing.T, conn *kafkaconn.Conn, total int) {
 	for n := 1; n <= total; n++ {
 		for i := range n % 4 {
 			want++
-			if o := schema.NewOrder(1, 1, at(n).Commit, uint32(i)); !seen[fmt.Sprintf("%x", o[:])] { //nolint:gosec // small
+			if o := schema.NewOrder(1, 1, at(n).Commit, uint32(i)); !seen[fmt.Sprintf("%x", o[:])] {
 				t.Fatalf("event %s is not in the topic", o)
 			}
 		}

@@ -58,12 +58,16 @@ func (t *Topics) specs() []topicSpec {
 	}
 	byTime := []setting{
 		{"cleanup.policy", "delete", nil, "compaction would remove facts that a replica has not read yet"},
-		{"retention.ms", strconv.FormatInt(retention.Milliseconds(), 10), atLeast(retention.Milliseconds()),
-			"a replica that is restored from its oldest backup reads everything since again"},
+		{
+			"retention.ms", strconv.FormatInt(retention.Milliseconds(), 10), atLeast(retention.Milliseconds()),
+			"a replica that is restored from its oldest backup reads everything since again",
+		},
 	}
 	size := setting{"max.message.bytes", strconv.Itoa(max(1048588, batch)), atLeast(int64(batch)), "a batch of the publisher must fit"}
-	insync := setting{"min.insync.replicas", strconv.Itoa(t.minInsync()), atLeast(int64(t.minInsync())),
-		"an acknowledged event must survive the loss of a broker"}
+	insync := setting{
+		"min.insync.replicas", strconv.Itoa(t.minInsync()), atLeast(int64(t.minInsync())),
+		"an acknowledged event must survive the loss of a broker",
+	}
 	partitions := max(t.Conn.Partitions(), 1)
 	return []topicSpec{
 		{name: t.Conn.EventsTopic(), partitions: partitions, settings: slices.Concat(byTime, []setting{size, insync})},

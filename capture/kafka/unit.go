@@ -153,10 +153,7 @@ func (u *unit) add(b *batch, n int, key, value []byte) {
 
 // varintBytes is the length of binary.AppendVarint (zig-zag, as in Kafka's records).
 func varintBytes(v int64) int {
-	x := uint64(v) << 1
-	if v < 0 {
-		x = ^x
-	}
+	x := uint64(v<<1 ^ v>>63) //nolint:gosec // the bits are meant
 	n := 1
 	for x >= 0x80 {
 		x >>= 7

@@ -24,7 +24,7 @@ func TestMurmur2IsJavas(t *testing.T) {
 		"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
 		"abc": 479470107,
 	} {
-		if got := int32(murmur2([]byte(data))); got != want { //nolint:gosec // Java's int
+		if got := int32(murmur2([]byte(data))); got != want {
 			t.Errorf("murmur2(%q) = %d, want %d", data, got, want)
 		}
 	}

@@ -175,7 +175,7 @@ func TestBrokerVersions(t *testing.T) {
 			c.change(have)
 			var versions []kafka.ApiVersion
 			for k, v := range have {
-				versions = append(versions, kafka.ApiVersion{ApiKey: int16(k), MinVersion: v[0], MaxVersion: v[1]}) //nolint:gosec // small
+				versions = append(versions, kafka.ApiVersion{ApiKey: int16(k), MinVersion: v[0], MaxVersion: v[1]})
 			}
 			err := compareVersions("kafka-1:9092", append(append([]api(nil), spoken...), spokenSASL...), versions)
 			switch {
