@@ -18,13 +18,17 @@ type Receipts struct{ w *kafkago.Writer }
 // receiptBytes is the largest batch of receipts: below the broker's default max.message.bytes.
 const receiptBytes = 900 << 10
 
+// receiptCount is more receipts than the worker gives to one call. kafka-go makes room for so many messages in every
+// batch, whatever it gets.
+const receiptCount = 1000
+
 // NewReceipts wires a sender; it opens nothing until it is used.
 func NewReceipts(conn *kafkaconn.Conn) *Receipts {
 	return &Receipts{w: &kafkago.Writer{
 		Addr: conn.Addr(), Topic: conn.ReceiptsTopic(), Transport: conn.Transport(),
 		Balancer: kafkago.Murmur2Balancer{Consistent: true}, RequiredAcks: kafkago.RequireAll,
 		// A whole call is one batch per partition: kafka-go retries batches each alone, and would reorder several.
-		BatchSize: 1 << 16, BatchBytes: receiptBytes, BatchTimeout: time.Millisecond,
+		BatchSize: receiptCount, BatchBytes: receiptBytes, BatchTimeout: time.Millisecond,
 		MaxAttempts: 3, WriteTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 	}}
 }
