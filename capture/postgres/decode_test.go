@@ -290,7 +290,7 @@ func compare(t *testing.T, d *decoder, k kind, b []byte, m pglogrepl.Message) {
 	case *pglogrepl.RelationMessage:
 		same = k == kindNothing && sameTable(d.byID[m.RelationID].table, m)
 	case *pglogrepl.TypeMessage:
-		same = k == kindNothing && strings.HasSuffix(d.types[m.DataType], "."+m.Name)
+		same = k == kindNothing && (d.types[m.DataType] == m.Name || strings.HasSuffix(d.types[m.DataType], "."+m.Name))
 	default:
 		t.Fatalf("we accept a message that is a %T", m)
 	}

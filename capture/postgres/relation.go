@@ -151,10 +151,11 @@ func (r *relations) readType(b []byte) error {
 	if err := c.end(); err != nil {
 		return err
 	}
-	if schema == "" {
-		schema = "pg_catalog"
+	// A domain is described by the name of its base type, and pg_catalog by no name.
+	if schema != "" {
+		name = schema + "." + name
 	}
-	r.types[id] = schema + "." + name
+	r.types[id] = name
 	return nil
 }
 
