@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -31,7 +32,7 @@ func (s *session) checkpoints(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case IsPermanent(err):
+		case IsPermanent(err), errors.Is(err, ErrSuperseded):
 			return err
 		case err != nil:
 			s.p.totals.checkpointErrors.Add(1)

@@ -8,6 +8,10 @@ import (
 // ErrSlotInUse is wrapped by a Source's error when another process reads the same slot. The Pipeline waits: a standby.
 var ErrSlotInUse = errors.New("the replication slot is in use by another process")
 
+// ErrSuperseded is wrapped by Checkpoints.Save when another process has written this source's checkpoint meanwhile: this one
+// was stopped for so long that a standby took over. What it has in memory is void; it reads the checkpoint again.
+var ErrSuperseded = errors.New("another process has written this source's checkpoint")
+
 // ErrUnitFull is returned by Unit.Append when the record does not fit beside what the unit already holds.
 var ErrUnitFull = errors.New("the unit is full")
 

@@ -41,7 +41,8 @@ type Encoder interface {
 type Checkpoints interface {
 	// Load returns the newest checkpoint, or nil where there never was one.
 	Load(ctx context.Context) (*Checkpoint, error)
-	// Save returns when c is durable. It refuses, with a permanent error, to move back within an incarnation.
+	// Save returns when c is durable. It refuses, with a permanent error, to move back within an incarnation, and with
+	// ErrSuperseded to write over a checkpoint that neither Load nor Save of this process has seen.
 	Save(ctx context.Context, c *Checkpoint) error
 }
 

@@ -362,6 +362,30 @@ func TestStandbyWaitsForTheSlot(t *testing.T) {
 	})
 }
 
+func TestSupersededProcessReadsTheCheckpointAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range 10 {
+			w.add(fmt.Sprint("s", i))
+		}
+		w.saveErr = func(n int) error {
+			if n == 2 || n == 3 { // a standby has come as far as the fifth transaction meanwhile
+				w.saved.Position = w.script[4].tx.Position
+				return fmt.Errorf("writing: %w", ErrSuperseded)
+			}
+			return nil
+		}
+		stop := w.run(w.pipeline())
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if w.from[1] == nil || w.from[1].Position != w.script[4].tx.Position {
+			t.Errorf("the next session started from %+v", w.from[1])
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func gapEvents(w *world) map[string]int {
 	n := map[string]int{}
 	for i := range w.log {

@@ -3,10 +3,12 @@
 package checkpoint
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +35,8 @@ type Store struct {
 
 	mu     sync.Mutex
 	newest *capture.Checkpoint // what Load or Save saw last
+	end    int64               // of the topic, as Load or Save saw it last; -1: not yet
+	tried  [][]byte            // values that Save has sent since, and that may be in the topic although it failed
 }
 
 // New wires a Store; it opens nothing.
@@ -43,7 +47,7 @@ func New(o Options) *Store {
 	if o.SaveWithin <= 0 {
 		o.SaveWithin = 10 * time.Second
 	}
-	return &Store{o: o}
+	return &Store{o: o, end: -1}
 }
 
 // tail is how many of the newest records Load reads first. The topic is compacted by a cleaner that runs now and then, so
@@ -75,14 +79,19 @@ func (s *Store) Load(ctx context.Context) (*capture.Checkpoint, error) {
 						" record for this source and resume the gap that follows",
 				}
 			}
-			s.mu.Lock()
-			s.newest = c
-			s.mu.Unlock()
+			s.seen(c, end)
 			return clone(c), nil
 		}
 		high = low
 	}
+	s.seen(nil, end)
 	return nil, nil
+}
+
+func (s *Store) seen(c *capture.Checkpoint, end int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.newest, s.end, s.tried = c, end, nil
 }
 
 func (s *Store) bounds(ctx context.Context) (first, end int64, err error) {
@@ -176,6 +185,10 @@ func (s *Store) Save(ctx context.Context, c *capture.Checkpoint) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.o.SaveWithin)
 	defer cancel()
+	if err := s.superseded(ctx); err != nil {
+		return err
+	}
+	s.tried = append(s.tried, value)
 	topic := s.o.Conn.CheckpointsTopic()
 	res, err := s.o.Conn.Client().Produce(ctx, &kafka.ProduceRequest{
 		Topic: topic, Partition: 0, RequiredAcks: kafka.RequireAll,
@@ -187,8 +200,33 @@ func (s *Store) Save(ctx context.Context, c *capture.Checkpoint) error {
 	if err != nil {
 		return failure("writing to "+topic, err)
 	}
-	s.newest = clone(c)
+	s.newest, s.end, s.tried = clone(c), res.BaseOffset+1, nil
 	return nil
+}
+
+// superseded looks at what others have written since Load or the last Save. A process that was stopped (SIGSTOP, a
+// frozen machine) for so long that a standby took over would otherwise put its old position over the standby's, and the
+// next start would see a slot that is ahead of its checkpoint. A write in the moment between the look and ours is not
+// seen; the standby's next checkpoint, a second later, repairs it.
+func (s *Store) superseded(ctx context.Context) error {
+	if s.end < 0 {
+		return nil
+	}
+	_, end, err := s.bounds(ctx)
+	if err != nil {
+		return err
+	}
+	if end <= s.end {
+		return nil
+	}
+	value, err := s.newestIn(ctx, s.end, end)
+	if err != nil {
+		return err
+	}
+	if value == nil || slices.ContainsFunc(s.tried, func(tried []byte) bool { return bytes.Equal(tried, value) }) {
+		return nil
+	}
+	return fmt.Errorf("writing the checkpoint: %w", capture.ErrSuperseded)
 }
 
 // before reports whether c lies before d in d's own incarnation, or in an earlier one.

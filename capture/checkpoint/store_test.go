@@ -107,6 +107,40 @@ func TestCheckpointNeverMovesBackWithinAnIncarnation(t *testing.T) {
 	}
 }
 
+func TestProcessThatWasFrozenDoesNotWriteOverItsStandby(t *testing.T) {
+	c, conn := fake(t)
+	frozen, standby := New(Options{Conn: conn, Source: "crm"}), New(Options{Conn: conn, Source: "crm"})
+	if _, err := frozen.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// A save whose acknowledgement is lost is its own, and no standby's.
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut})
+	if err := frozen.Save(t.Context(), sample(100)); err == nil {
+		t.Fatal("the fault did not show")
+	}
+	for i := range uint64(3) {
+		if err := frozen.Save(t.Context(), sample(100+i)); err != nil {
+			t.Fatalf("after a lost acknowledgement: %v", err)
+		}
+	}
+	if _, err := standby.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Save(t.Context(), sample(200)); err != nil {
+		t.Fatal(err)
+	}
+	if err := frozen.Save(t.Context(), sample(150)); !errors.Is(err, capture.ErrSuperseded) || capture.IsPermanent(err) {
+		t.Fatalf("got %v", err)
+	}
+	got, err := frozen.Load(t.Context())
+	if err != nil || got.Position.Commit != 200 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if err := frozen.Save(t.Context(), sample(201)); err != nil {
+		t.Fatalf("when it has read the standby's checkpoint: %v", err)
+	}
+}
+
 func TestUnreadableCheckpointIsRefused(t *testing.T) {
 	good, err := encode(sample(1))
 	if err != nil {
