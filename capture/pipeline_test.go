@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"lethe/schema"
@@ -637,6 +638,53 @@ func TestHeartbeatsGoOnAndFailuresAreCounted(t *testing.T) {
 		}
 		if s := p.Status(); beats != 5 || s.HeartbeatErrors != 1 {
 			t.Errorf("%d beats, %d failed", beats, s.HeartbeatErrors)
+		}
+	})
+}
+
+func TestMetricsFollowTheStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1", "s2", "*")
+		w.add("!")
+		registry := prometheus.NewPedanticRegistry()
+		p := w.pipeline(func(o *Options) { o.Registerer = registry })
+		stop := w.run(p)
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		got := map[string]float64{}
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				name := f.GetName()
+				for _, l := range m.GetLabel() {
+					switch l.GetName() {
+					case "source":
+					case "state", "type":
+						name += " " + l.GetValue()
+					default:
+						t.Errorf("label %s of %s", l.GetName(), name)
+					}
+				}
+				got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+		for name, want := range map[string]float64{
+			"lethe_capture_transactions_total": 2, "lethe_capture_changes_total": 4, "lethe_capture_events_total Objection": 2,
+			"lethe_capture_events_total Heartbeat": 1, "lethe_capture_events_total Gap": 1, "lethe_capture_state streaming": 1,
+			"lethe_capture_state gap": 0, "lethe_capture_ready": 1, "lethe_capture_open_gaps": 1,
+		} {
+			if got[name] != want {
+				t.Errorf("%s is %v, want %v", name, got[name], want)
+			}
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewPipeline(Options{}); err == nil {
+			t.Error("a pipeline of nothing was made")
 		}
 	})
 }

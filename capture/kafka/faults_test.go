@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lethe/capture"
+	"lethe/config"
+	"lethe/internal/kafkaconn"
 	"lethe/schema"
 )
 
@@ -268,4 +271,24 @@ func (ordersOnly) Decode(value []byte) (*schema.Event, error) {
 	}
 	copy(ev.Order[:], value)
 	return ev, nil
+}
+
+func TestCheckNamesARefusedLogin(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser("PLAIN", "lethe", "right"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	conn, err := kafkaconn.New(config.Kafka{
+		Brokers: c.ListenAddrs(), TopicPrefix: "lethe",
+		SASL: &config.SASL{Mechanism: "PLAIN", Username: "lethe", Password: config.NewSecret("hunter2")},
+	}, kafkaconn.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	list := (&Topics{Conn: conn}).Check(t.Context())
+	if len(list) != 1 || list[0].Code != CodeAuth || strings.Contains(list[0].Message, "hunter2") {
+		t.Errorf("%+v", list)
+	}
 }
