@@ -112,9 +112,7 @@ func TestCrashBetweenEveryTwoSteps(t *testing.T) {
 	if err := errors.Join(errs[:]...); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.FinishETL(w.ctx); err != nil {
-		t.Fatal(err)
-	}
+	p.finish()
 	w.followed(within)
 	w.mu.Lock()
 	defer w.mu.Unlock()

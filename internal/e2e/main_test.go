@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +16,15 @@ import (
 	"lethe/internal/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+// parallel is how many worlds run at once. A test is mostly waiting for timeouts of groups and servers.
+const parallel = "4"
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		panic(err)
+	}
+	testenv.Main(m)
+}
 
 // common is what the tests of this package start once: servers whose settings the scripts of deploy/ may change, and the
 // program under test. Tests that take a server away start one of their own.

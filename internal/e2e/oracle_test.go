@@ -51,6 +51,43 @@ func (w *world) remaining() bool {
 	return 2*len(w.erased) < w.customers
 }
 
+// reconnect gives the player new connections, after a server was down.
+func (p *player) reconnect() {
+	p.w.t.Helper()
+	p.conns = nil
+	for _, db := range []*database{&p.w.crm, &p.w.marketing, &p.w.reporting} {
+		p.conns = append(p.conns, db.Connect(p.w.t, db.name))
+	}
+	p.Reconnect(p.conns[0], p.conns[1], p.conns[2])
+}
+
+// erase runs the CRM's procedure on a customer.
+func (p *player) erase(id int64) {
+	p.w.t.Helper()
+	if err := p.Erase(p.w.ctx, id); err != nil {
+		p.w.t.Fatal(err)
+	}
+}
+
+// finish brings everybody into the replicas, as the ETL of the evening does.
+func (p *player) finish() {
+	p.w.t.Helper()
+	if err := p.FinishETL(p.w.ctx); err != nil {
+		p.w.t.Fatal(err)
+	}
+}
+
+// caseStates lists the states of the receipts of a customer's case in the order of their making.
+func (w *world) caseStates(replica string, id int64) string {
+	var out []string
+	for _, r := range w.receipts(replica) {
+		if r.CaseID == w.caseOf(id) {
+			out = append(out, r.State.String())
+		}
+	}
+	return strings.Join(out, " ")
+}
+
 // steps plays so many steps.
 func (p *player) steps(n int) {
 	p.w.t.Helper()

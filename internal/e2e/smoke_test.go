@@ -19,9 +19,7 @@ func TestDayIsFollowed(t *testing.T) {
 			w.want(&w.marketing, soon, "select count(*) >= 5 from lethe.pending", "true")
 			lethe.terminate(10 * time.Second)
 			p.rest()
-			if err := p.FinishETL(w.ctx); err != nil {
-				t.Fatal(err)
-			}
+			p.finish()
 			w.start().waitReady(soon)
 			w.followed(within)
 		})

@@ -41,6 +41,7 @@ var replicaNames = []string{"marketing", "reporting"}
 // options of a world; the zero value is the publisher with 200 customers on the shared servers, CRM on 15, replicas on 18.
 type options struct {
 	crm, replicas *testenv.Postgres // nil: shared ones, of the versions below
+	marketing     *testenv.Postgres // nil: the server of the replicas
 	crmVersion    int               // default 15; the replicas get the other one
 	kafka         *testenv.Kafka    // nil: the shared one
 	customers     int               // negative: none
@@ -115,6 +116,9 @@ func newWorld(t *testing.T, o options) *world {
 	if o.replicas == nil {
 		o.replicas = postgres(t, map[int]int{15: 18, 18: 15}[o.crmVersion])
 	}
+	if o.marketing == nil {
+		o.marketing = o.replicas
+	}
 	t.Cleanup(w.close)
 	w.openDatabases(o)
 	w.writeConfig(o)
@@ -158,7 +162,7 @@ func (w *world) openDatabases(o options) {
 		sql    []string
 	}{
 		{&w.crm, o.crm, "", []string{crm, o.crmSQL}},
-		{&w.marketing, o.replicas, "_m", []string{marketing, o.marketingSQL}},
+		{&w.marketing, o.marketing, "_m", []string{marketing, o.marketingSQL}},
 		{&w.reporting, o.replicas, "_r", []string{reporting}},
 	} {
 		*d.db = database{
@@ -331,6 +335,12 @@ func (w *world) replica(name string) *database {
 		return &w.marketing
 	}
 	return &w.reporting
+}
+
+// reconnect opens the test's own connection to a database again, after its server was down.
+func (w *world) reconnect(db *database) {
+	w.t.Helper()
+	db.conn = db.Connect(w.t, db.name)
 }
 
 // exec runs a statement in one of the databases as the superuser.
