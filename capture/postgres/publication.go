@@ -65,12 +65,13 @@ func readPublication(ctx context.Context, conn *pgx.Conn, name string) (*publica
 	return p, nil
 }
 
-// lacks reports the first table of needs that p does not send, and the columns that it does not.
-func (p *publication) lacks(needs map[string]TableNeeds) (table string, columns []string) {
+// lacks reports the tables of needs that p does not send, and the columns of the others that it does not.
+func (p *publication) lacks(needs map[string]TableNeeds) (tables, columns []string) {
 	for _, name := range slices.Sorted(maps.Keys(needs)) {
 		t, ok := p.tables[name]
 		if !ok {
-			return name, nil
+			tables = append(tables, name)
+			continue
 		}
 		for _, col := range needs[name].Columns {
 			if !slices.Contains(t.columns, col) {
@@ -78,7 +79,7 @@ func (p *publication) lacks(needs map[string]TableNeeds) (table string, columns 
 			}
 		}
 	}
-	return "", columns
+	return tables, columns
 }
 
 // changedFrom lists how p differs from what it was, as far as changes of mapped tables may have been lost by it. now may
@@ -119,9 +120,27 @@ func (p *publication) changedFrom(now *publication, needs map[string]TableNeeds)
 // a missing one, in its own log, and sends nothing.
 func (s *Source) checkPublication(ctx context.Context) error {
 	var p *publication
+	var dropped []string
 	err := s.withSQL(ctx, func(conn *pgx.Conn) (err error) {
-		p, err = readPublication(ctx, conn, s.o.Publication)
-		return err
+		dropped = nil
+		if p, err = readPublication(ctx, conn, s.o.Publication); p == nil || err != nil {
+			return err
+		}
+		tables, columns := p.lacks(s.o.Needs)
+		for _, table := range tables {
+			gone, err := droppedTable(ctx, conn, map[string]TableNeeds{table: {}})
+			if err != nil {
+				return err
+			}
+			if gone == "" {
+				return &SetupError{
+					What: fmt.Sprintf("table %s is not in publication %s", table, s.o.Publication),
+					Hint: "`lethe check --fix-sql` prints the statement that adds it",
+				}
+			}
+		}
+		dropped = append(tables, columns...)
+		return nil
 	})
 	if err != nil {
 		return err
@@ -132,17 +151,11 @@ func (s *Source) checkPublication(ctx context.Context) error {
 			Hint: "`lethe setup` makes it, `lethe check --fix-sql` prints the statement",
 		}
 	}
-	table, columns := p.lacks(s.o.Needs)
-	if table != "" {
-		return &SetupError{
-			What: fmt.Sprintf("table %s is not in publication %s", table, s.o.Publication),
-			Hint: "`lethe check --fix-sql` prints the statement that adds it",
-		}
-	}
-	if columns != nil {
-		// No reason to refuse: the log before a RENAME can only be read under the old mapping, and the stream stops at the
-		// first change without the column.
-		s.o.Log.Error().Strs("columns", columns).Msg("mapped columns do not exist any more or are not published: capture will stop at the first change without them")
+	if len(dropped) != 0 {
+		// No reason to refuse: the log before a DROP or RENAME can only be read under the old mapping. The stream stops at
+		// the first change without a mapped column, and Watch tells of a table that is gone.
+		s.o.Log.Error().Strs("objects", dropped).Msg("mapped tables or columns do not exist any more, or columns are not published: " +
+			"the log before that is read, capture stops at the first change without them")
 	}
 	s.mu.Lock()
 	s.published = p
@@ -155,6 +168,16 @@ func (s *Source) watchPublication(ctx context.Context, conn *pgx.Conn) error {
 	if s.published == nil {
 		return nil // no stream yet
 	}
+	dropped, err := droppedTable(ctx, conn, s.o.Needs)
+	if err != nil {
+		return err
+	}
+	if dropped != "" {
+		return &capture.GapError{
+			Cause: capture.GapDropped,
+			Hint:  fmt.Sprintf("mapped table %s was dropped; that erases nobody: take it out of the mapping, or put it back and run a pass", dropped),
+		}
+	}
 	now, err := readPublication(ctx, conn, s.o.Publication)
 	if err != nil {
 		return err
@@ -163,20 +186,22 @@ func (s *Source) watchPublication(ctx context.Context, conn *pgx.Conn) error {
 	if what == nil {
 		return nil
 	}
-	for _, table := range slices.Sorted(maps.Keys(s.o.Needs)) {
-		var gone bool
+	return &PublicationError{Publication: s.o.Publication, What: what}
+}
+
+// droppedTable returns the first mapped table that does not exist.
+func droppedTable(ctx context.Context, conn *pgx.Conn, needs map[string]TableNeeds) (string, error) {
+	for _, table := range slices.Sorted(maps.Keys(needs)) {
+		var there bool
 		schema, name := splitTable(table)
-		err := conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
-			ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)`, schema, name).Scan(&gone)
+		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+			ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)`, schema, name).Scan(&there)
 		if err != nil {
-			return fmt.Errorf("looking for table %s: %w", table, pii.DriverError(err))
+			return "", fmt.Errorf("looking for table %s: %w", table, pii.DriverError(err))
 		}
-		if gone {
-			return &capture.GapError{
-				Cause: capture.GapDropped,
-				Hint:  fmt.Sprintf("mapped table %s was dropped; that erases nobody: take it out of the mapping, or put it back and run a pass", table),
-			}
+		if !there {
+			return table, nil
 		}
 	}
-	return &PublicationError{Publication: s.o.Publication, What: what}
+	return "", nil
 }

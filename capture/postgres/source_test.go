@@ -298,6 +298,13 @@ func TestWatch(t *testing.T) {
 			t.Errorf("table dropped: %v", err)
 		}
 		e.halt(t, r)
+		// Dropped while nobody read: the log before that is read all the same.
+		again := capturetest.Start(t, src, nil, &capturetest.Recorder{})
+		again.Collect(t, 1)
+		if _, err := src.Watch(t.Context()); !errors.As(err, &gap) || gap.Cause != capture.GapDropped {
+			t.Errorf("table dropped before the start: %v", err)
+		}
+		e.halt(t, again)
 	})
 }
 
