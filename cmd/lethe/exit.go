@@ -39,11 +39,12 @@ func report(w io.Writer, err error) int {
 		_, _ = fmt.Fprintln(w, "lethe:", err) // stderr is the last resort: there is nowhere to report its failure
 	}
 	var (
-		usage  usageError
-		faults *config.Faults
+		usage   usageError
+		faults  *config.Faults
+		refused *app.FindingsError
 	)
 	switch {
-	case errors.Is(err, errFindings):
+	case errors.Is(err, errFindings), errors.As(err, &refused):
 		return exitFindings
 	case errors.As(err, &usage), errors.As(err, &faults):
 		return exitConfig

@@ -36,6 +36,7 @@ effect, with a signed receipt for each.`,
 		decisionCommand(g, "release"), decisionCommand(g, "hold"), decisionCommand(g, "cancel"), pauseCommand(g), resumeCommand(g),
 		gapCommand(g), deadLettersCommand(g), keysCommand(g), uninstallCommand(g), demoCommand(g), versionCommand(g),
 	)
+	strict(root)
 	return root
 }
 

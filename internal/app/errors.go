@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	"lethe/capture"
@@ -17,15 +18,32 @@ func IsGap(err error) bool {
 	return errors.As(err, &gap) || errors.Is(err, sinks.ErrGap)
 }
 
+// ErrUnreachable is wrapped where a command could not look at a server.
+var ErrUnreachable = errors.New("a server cannot be reached")
+
 // IsUnreachable reports whether err says that a server could not be reached or did not let us in for now.
 func IsUnreachable(err error) bool {
-	var network net.Error
-	if errors.As(err, &network) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, ErrUnreachable) {
 		return true
 	}
-	code := pii.Code(err)
-	return len(code) == sqlstateLength && (code[:2] == "08" || code[:3] == "57P")
+	// A reduced error is a net.Error by its methods, whatever it says: its code decides.
+	if code := pii.Code(err); code != "" {
+		return unreachableCode(code)
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// sqlstateLength is the length of every SQLSTATE.
-const sqlstateLength = 5
+func unreachableCode(code string) bool {
+	switch code {
+	case "eof", "closed", "timeout", "deadline_exceeded", "dns", tooManyConnections:
+		return true
+	}
+	return strings.HasPrefix(code, "errno_") || len(code) == sqlstateLength && (code[:2] == "08" || code[:3] == "57P")
+}
+
+const (
+	// sqlstateLength is the length of every SQLSTATE.
+	sqlstateLength     = 5
+	tooManyConnections = "53300"
+)

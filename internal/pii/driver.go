@@ -31,7 +31,7 @@ func (e *Error) Error() string { return e.text }
 // Unwrap gives the parts that are safe to look at.
 func (e *Error) Unwrap() []error { return e.safe }
 
-// Code is an SQLSTATE, kafka_N, errno_N, canceled, deadline_exceeded, eof, timeout, or other.
+// Code is an SQLSTATE, kafka_N, errno_N, dns, canceled, deadline_exceeded, eof, timeout, or other.
 func (e *Error) Code() string { return e.code }
 
 // Timeout and Temporary make a net.Error of it.
@@ -121,7 +121,7 @@ func (r *reduction) look(err error) {
 	case *net.OpError:
 		r.note(0, "", x.Op+" "+x.Net, nil)
 	case *net.DNSError:
-		r.note(0, "", fmt.Sprintf("looking up host (found: %t)", !x.IsNotFound), nil)
+		r.note(1, "dns", fmt.Sprintf("looking up host (found: %t)", !x.IsNotFound), nil)
 	default:
 		if s, ok := sentinel(err); ok {
 			r.note(2, s, err.Error(), err)

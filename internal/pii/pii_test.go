@@ -102,7 +102,7 @@ func TestDriverErrorKeepsCodeAndClassOnly(t *testing.T) {
 		},
 		"kafka message": {kafka.MessageTooLargeError{Message: kafka.Message{Value: []byte(canary)}}, "kafka_10", "kafka.MessageTooLargeError: Kafka 10 Message Size Too Large"},
 		"refused":       {fmt.Errorf(canary+": %w", dial), fmt.Sprintf("errno_%d", syscall.ECONNREFUSED), "dial tcp: connection refused"},
-		"dns":           {&net.DNSError{Name: canary, Err: canary, IsNotFound: true}, "other", "looking up host (found: false)"},
+		"dns":           {&net.DNSError{Name: canary, Err: canary, IsNotFound: true}, "dns", "looking up host (found: false)"},
 		"canceled":      {fmt.Errorf(canary+": %w", context.Canceled), "canceled", "context canceled"},
 		"deadline":      {context.DeadlineExceeded, "deadline_exceeded", "context deadline exceeded"},
 		"eof":           {fmt.Errorf(canary+": %w", io.ErrUnexpectedEOF), "eof", "unexpected EOF"},

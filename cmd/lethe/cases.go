@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lethe/internal/app"
+	"lethe/schema"
+)
+
+func casesCommand(g *globals) *cobra.Command {
+	var (
+		replica string
+		open    bool
+		limit   int
+	)
+	cmd := &cobra.Command{
+		Use: "cases", Short: "List erasures by case and replica", Args: cobra.NoArgs,
+		Long: `Lists every erasure by case and replica: where it stands, what it waits for, and the state of its effective receipt. A case
+names no person: its id is derived with a key.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			list, failed := app.Cases(cmd.Context(), cfg, replica, open, limit)
+			if g.json {
+				return errors.Join(failed, printJSON(cmd.OutOrStdout(), list))
+			}
+			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR", func(w io.Writer) {
+				for i := range list {
+					c := &list[i]
+					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Case, c.Replica, c.State, c.Wait, dash(c.Receipt), moment(c.Since),
+						moment(c.Due), c.Attempts, dash(c.ErrorCode)) // table reports the first failure
+				}
+			})
+			return errors.Join(failed, err)
+		},
+	}
+	cmd.Flags().StringVar(&replica, "replica", "", "of one replica only")
+	cmd.Flags().BoolVar(&open, "open", false, "only those that are neither proven nor cancelled")
+	cmd.Flags().IntVar(&limit, "limit", defaultLimit, "at most so many of each replica, the newest first")
+	return cmd
+}
+
+const defaultLimit = 1000
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+var decisions = map[string]struct{ short, long string }{
+	"release": {
+		"Let cases go on to phase 2 that are held, wait for a decision, stand at the breaker, or have failed",
+		"Lets cases go on that are held, wait for a decision, stand at the breaker, or have failed. A case of a pass takes the others of its pass with it.",
+	},
+	"hold": {
+		"Keep cases from phase 2 until they are released",
+		"Keeps cases from phase 2 until they are released. The copies stay suppressed.",
+	},
+	"cancel": {
+		"Take phase 1 back and close cases, where phase 2 has not run yet",
+		"Takes phase 1 back: the replica's flags return to what they were, then consents and objections are applied. Once phase 2 has run nothing can be taken back.",
+	},
+}
+
+func decisionCommand(g *globals, name string) *cobra.Command {
+	var o app.DecideOptions
+	cmd := &cobra.Command{
+		Use: name + " CASE...", Short: decisions[name].short, Args: cobra.MinimumNArgs(1),
+		Long: decisions[name].long + `
+
+The decision is an event in the log like any other, signed for by --by, and reaches each sink behind everything that was
+said of the person before. It needs the operator's keys.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			if o.Decision, err = schema.ParseDecision(name); err != nil {
+				return err
+			}
+			o.Cases = args
+			if err := app.CheckActor(o.By); err != nil {
+				return usageError{err}
+			}
+			list, failed := app.Decide(cmd.Context(), cfg, o)
+			if g.json {
+				return errors.Join(failed, printJSON(cmd.OutOrStdout(), list))
+			}
+			var b strings.Builder
+			for _, d := range list {
+				fmt.Fprintf(&b, "%s %s: published as %s\n", name, d.Case, d.EventID)
+				for _, replica := range slices.Sorted(maps.Keys(d.Outcomes)) {
+					fmt.Fprintf(&b, "  %s: %s\n", replica, d.Outcomes[replica])
+				}
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), b.String())
+			return errors.Join(failed, err)
+		},
+	}
+	cmd.Flags().StringVar(&o.Replica, "replica", "", "in one replica only")
+	cmd.Flags().StringVar(&o.Reason, "reason", "", "a code of small letters, digits and _")
+	byFlag(cmd, &o.By)
+	cmd.Flags().DurationVar(&o.Wait, "wait", 0, "wait so long for the replicas to carry it out, for example 30s")
+	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
+	return cmd
+}
+
+const defaultWait = 30 * time.Second
+
+func byFlag(cmd *cobra.Command, by *string) {
+	cmd.Flags().StringVar(by, "by", "", "who decides: a role or a pseudonym, never a person's name or address")
+}

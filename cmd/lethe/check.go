@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lethe/capture"
+	"lethe/internal/app"
+)
+
+func checkCommand(g *globals) *cobra.Command {
+	var (
+		roles  []string
+		fixSQL bool
+	)
+	cmd := &cobra.Command{
+		Use: "check", Short: "Look at every precondition, and print the statement that mends each fault",
+		Long: `Looks at the config file, the keys, Kafka, the source and every replica with Lethe's own logins, and changes nothing.
+
+--fix-sql prints the statements alone, grouped by server and in the order in which they depend on each other; with --role
+one server's can be piped into psql as its owner:
+
+  lethe check --fix-sql --role sink=marketing | psql -h marketing-db -U owner marketing
+
+Exit codes: 0 nothing that run would refuse, 5 findings of severity error, 4 a server cannot be reached, 3 a gap is open.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			if err := checkRoles(cfg, roles); err != nil {
+				return err
+			}
+			r, err := app.Check(cmd.Context(), cfg, roles)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			switch {
+			case fixSQL:
+				err = printFixes(out, r)
+			case g.json:
+				err = printJSON(out, r)
+			default:
+				err = printFindings(out, r)
+			}
+			if err != nil {
+				return err
+			}
+			return verdict(r)
+		},
+	}
+	cmd.Flags().StringSliceVar(&roles, "role", nil, "look only at what this role needs: capture or sink=REPLICA (default: all)")
+	cmd.Flags().BoolVar(&fixSQL, "fix-sql", false, "print only the statements, for psql; commands for Kafka come as comments")
+	return cmd
+}
+
+// verdict makes the exit code of a check.
+func verdict(r *app.Report) error {
+	switch {
+	case len(r.Errors()) > 0:
+		return errFindings
+	case len(r.Unreachable) > 0:
+		return fmt.Errorf("%w: %s", app.ErrUnreachable, strings.Join(r.Unreachable, ", "))
+	case r.Gap:
+		return &capture.GapError{Cause: "open", Hint: "`lethe gap list` shows it"}
+	}
+	return nil
+}
+
+func printFindings(w io.Writer, r *app.Report) error {
+	var b strings.Builder
+	where := ""
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Where != where {
+			where = f.Where
+			b.WriteString(where + "\n")
+		}
+		fmt.Fprintf(&b, "  %-7s %s: %s (%s)\n", f.Severity, f.Object, f.Message, f.Code)
+		for _, fix := range f.Fix {
+			b.WriteString("          " + strings.ReplaceAll(fix, "\n", "\n          ") + "\n")
+		}
+	}
+	switch n := len(r.Errors()); {
+	case n > 0:
+		fmt.Fprintf(&b, "%d errors: run would refuse; `lethe check --fix-sql` prints the statements alone\n", n)
+	case len(r.Unreachable) > 0:
+		fmt.Fprintf(&b, "not everything could be looked at: %s\n", strings.Join(r.Unreachable, ", "))
+	default:
+		b.WriteString("everything that run needs is there\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// printFixes prints what psql can run. What is no SQL becomes a comment.
+func printFixes(w io.Writer, r *app.Report) error {
+	var b strings.Builder
+	where := ""
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if len(f.Fix) == 0 {
+			continue
+		}
+		if f.Where != where {
+			where = f.Where
+			fmt.Fprintf(&b, "-- %s\n", where)
+		}
+		for _, fix := range f.Fix {
+			if f.IsSQL() {
+				b.WriteString(fix + ";\n")
+			} else {
+				b.WriteString("-- " + fix + "\n")
+			}
+		}
+	}
+	for i := range r.Findings {
+		if f := &r.Findings[i]; len(f.Fix) == 0 && f.Severity == app.SeverityError {
+			fmt.Fprintf(&b, "-- no statement mends this: %s: %s: %s\n", f.Where, f.Object, strings.ReplaceAll(f.Message, "\n", " "))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"lethe/internal/app"
+)
+
+func gapCommand(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "gap", Short: "List gaps of the source's log, and let capture go on behind one",
+		Long: `A gap is a part of the source's log that is lost to Lethe: a slot that the server gave up, a restored source, a TRUNCATE. While
+one is open nothing is called verified. It is closed by a pass over the source's present state, which a later version brings.`,
+	}
+	cmd.AddCommand(gapList(g), gapResume(g))
+	return cmd
+}
+
+func gapList(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List gaps as capture and the replicas know them", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			list, failed := app.Gaps(cmd.Context(), cfg)
+			if g.json {
+				return errors.Join(failed, printJSON(cmd.OutOrStdout(), list))
+			}
+			err = table(cmd.OutOrStdout(), "GAP\tCAUSE\tKNOWN TO\tOPENED\tSTATE", func(w io.Writer) {
+				for _, c := range list.Capture {
+					state := "open"
+					switch {
+					case c.Blocks:
+						state = "open, capture stands still"
+					case c.Resumed:
+						state = "open, resumed"
+					}
+					_, _ = fmt.Fprintf(w, "%s\t%s\tcapture\t%s\t%s\n", c.ID, c.Cause, moment(c.OpenedAt), state) // table reports the first failure
+				}
+				for _, r := range list.Replicas {
+					state := "open"
+					if !r.ClosedAt.IsZero() {
+						state = "closed " + moment(r.ClosedAt)
+					}
+					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.ID, r.Cause, r.Replica, moment(r.OpenedAt), state)
+				}
+			})
+			return errors.Join(failed, err)
+		},
+	}
+}
+
+func gapResume(g *globals) *cobra.Command {
+	var accept bool
+	cmd := &cobra.Command{
+		Use: "resume", Short: "Let capture go on from where the slot stands, although a part of the log is lost", Args: cobra.NoArgs,
+		Long: `Lets capture go on from where the slot stands, although what the CRM wrote in between was not seen and never will be from the
+log: erasures and withdrawals among it are missing in the replicas. The gap stays open, and nothing is called verified,
+until a pass over the source's present state has made good for it, which a later version brings. Until then compare the
+CRM's erasures of that time with ` + "`lethe cases`" + ` by hand. A slot that is gone is made again by ` + "`lethe setup`" + ` first.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !accept {
+				return usageError{errors.New("read `lethe gap resume --help`, then say --accept-loss")}
+			}
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			c, err := app.ResumeGap(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if g.json {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"incarnation": c.Incarnation, "gaps_open": len(c.Gaps)})
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "capture goes on within seconds, as incarnation %d; %d gaps stay open\n", c.Incarnation, len(c.Gaps))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&accept, "accept-loss", false, "yes: a part of the log is lost and capture goes on behind it")
+	return cmd
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lethe/internal/app"
+)
+
+func statusCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Tell where everything stands, asking the servers and no process",
+		Long: `Reads the slot of the source, the checkpoint and the ends of the events topic in Kafka, and Lethe's own tables in each
+replica. It needs no key. In psql the view lethe.status of a replica says the same of that replica.
+
+Exit codes: 0, 3 a gap is open, 4 a server cannot be reached.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			s := app.ReadStatus(cmd.Context(), cfg)
+			if g.json {
+				err = printJSON(cmd.OutOrStdout(), s)
+			} else {
+				err = printStatus(cmd.OutOrStdout(), s)
+			}
+			return errors.Join(err, s.Err())
+		},
+	}
+}
+
+func printStatus(w io.Writer, s *app.StatusReport) error {
+	var b strings.Builder
+	src := &s.Source
+	b.WriteString("source\n")
+	if src.Error != "" {
+		b.WriteString("  " + src.Error + "\n")
+	}
+	if src.SlotState != "" {
+		fmt.Fprintf(&b, "  slot %s, %s; %s not acknowledged, %s held back", src.SlotState, reading(src.Reading), size(src.LagBytes), size(src.RetainedBytes))
+		if src.SafeBytes >= 0 {
+			fmt.Fprintf(&b, ", %s more until it is lost", size(src.SafeBytes))
+		}
+		if src.OverLimit {
+			b.WriteString("; more than max_retained_wal")
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("kafka\n")
+	if s.Kafka.Error != "" {
+		b.WriteString("  " + s.Kafka.Error + "\n")
+	}
+	if c := s.Kafka.Checkpoint; c != nil {
+		fmt.Fprintf(&b, "  checkpoint %s of %s, incarnation %d\n", c.Position, moment(c.CommittedAt), c.Incarnation)
+	} else if s.Kafka.Error == "" {
+		b.WriteString("  no checkpoint yet\n")
+	}
+	if s.Kafka.Error == "" {
+		fmt.Fprintf(&b, "  %d events retained in %d partitions\n", s.Kafka.Events, len(s.Kafka.Partitions))
+	}
+	for _, gap := range s.Kafka.Gaps {
+		fmt.Fprintf(&b, "  gap %s (%s) since %s%s\n", gap.ID, gap.Cause, moment(gap.OpenedAt), standing(gap.Blocks))
+	}
+	for i := range s.Replicas {
+		printReplica(&b, &s.Replicas[i])
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func printReplica(b *strings.Builder, r *app.ReplicaStatus) {
+	fmt.Fprintf(b, "replica %s (%s)\n", r.Name, r.Mode)
+	if r.Status == nil {
+		b.WriteString("  " + r.Error + "\n")
+		return
+	}
+	lag := "lag unknown"
+	if r.LagEvents >= 0 {
+		lag = strconv.FormatInt(r.LagEvents, 10) + " events behind"
+	}
+	fmt.Fprintf(b, "  %s", lag)
+	if r.BehindSeconds > 0 {
+		fmt.Fprintf(b, ", newest commit %s ago", round(r.BehindSeconds))
+	}
+	if r.Paused {
+		fmt.Fprintf(b, "; PAUSED by %s", r.PausedBy)
+	}
+	if !r.MappingActive {
+		b.WriteString("; another mapping is active: run `lethe setup`")
+	}
+	b.WriteByte('\n')
+	fmt.Fprintf(b, "  erasures: %s\n", counts(r.Erasures))
+	if len(r.Waiting) > 0 {
+		fmt.Fprintf(b, "  not proven: %s; the oldest for %s\n", counts(r.Waiting), round(r.OldestUnprovenSecond))
+	}
+	if len(r.Errors) > 0 {
+		fmt.Fprintf(b, "  error codes: %s\n", counts(r.Errors))
+	}
+	fmt.Fprintf(b, "  parked %d, subjects blocked %d, without a row %d, receipts to send %d, open gaps %d\n",
+		r.Parked, r.Blocked, r.Unmatched, r.Unsent, len(r.OpenGaps))
+}
+
+func reading(active bool) string {
+	if active {
+		return "read by capture"
+	}
+	return "nobody reads it"
+}
+
+func standing(blocks bool) string {
+	if blocks {
+		return ": capture stands still until `lethe gap resume`"
+	}
+	return ""
+}
+
+func counts(m map[string]int) string {
+	if len(m) == 0 {
+		return "none"
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func size(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	v, i := float64(n), 0
+	for ; v >= 1024 && i < len(units)-1; i++ {
+		v /= 1024
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
+
+func round(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
+}
+
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
