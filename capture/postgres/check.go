@@ -90,7 +90,7 @@ func Check(ctx context.Context, o Options) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeConn(conn.PgConn())
+	defer closeConn(ctx, conn.PgConn())
 	in := &inspection{o: o, conn: conn, role: conn.Config().User}
 	if err := in.run(ctx); err != nil {
 		return nil, err
@@ -319,7 +319,7 @@ func (in *inspection) replication(ctx context.Context) error {
 				"(not the word replication, which would allow base backups), and max_wal_senders a free place", err))
 		return nil
 	}
-	closeConn(conn.PgConn)
+	closeConn(ctx, conn.PgConn)
 	return nil
 }
 

@@ -331,6 +331,27 @@ func TestSetupFailsWhole(t *testing.T) {
 	}
 }
 
+// TestSetupDoesNotQueueUp: a table that a report holds is left alone after a while, so that nobody waits behind Setup.
+func TestSetupDoesNotQueueUp(t *testing.T) {
+	e := newEnv(t, testenv.SharedPostgres(t, 15))
+	e.exec(t, "CREATE TABLE a (id int, v text)")
+	e.need("public.a", "id")
+	report := e.pg.Connect(t, e.db)
+	if _, err := report.Exec(t.Context(), "BEGIN; SELECT * FROM a"); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := postgres.Setup(t.Context(), e.pg.DSN(e.db, ""), config.Secret{}, e.options(t))
+	if err == nil || !strings.Contains(err.Error(), "REPLICA IDENTITY FULL") || !strings.Contains(err.Error(), "run setup again") {
+		t.Fatalf("Setup says %v", err)
+	}
+	if _, err := report.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if _, left, err := postgres.Setup(t.Context(), e.pg.DSN(e.db, ""), config.Secret{}, e.options(t)); err != nil || codes(left) != nil {
+		t.Errorf("afterwards: %v, %v", codes(left), err)
+	}
+}
+
 func TestOptionsAreValidated(t *testing.T) {
 	good := postgres.Options{DSN: "postgres://h/d", Slot: "lethe", Publication: "lethe"}
 	if _, err := postgres.New(good); err != nil {

@@ -122,7 +122,7 @@ func (c *coalescer) filled(n int) {
 	c.flowing, c.little = n > 0, n < plenty
 	if n > 0 {
 		c.fills++
-		c.bytes += uint64(n) //nolint:gosec // a read's size
+		c.bytes += uint64(n)
 	}
 }
 
@@ -156,9 +156,9 @@ func readFD(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), p)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // an Errno as it is
+		case err == syscall.EINTR:
 			continue
-		case err == syscall.EAGAIN: //nolint:errorlint // an Errno as it is
+		case err == syscall.EAGAIN:
 			return 0, nil
 		case err != nil:
 			return 0, err

@@ -24,7 +24,7 @@ func (m msg) str(s string) msg { return append(append(m, s...), 0) }
 
 // row writes a row image; "\x00" stands for NULL and "\x01" for an unchanged TOAST value.
 func (m msg) row(values ...string) msg {
-	m = m.u16(uint16(len(values))) //nolint:gosec // a few columns
+	m = m.u16(uint16(len(values)))
 	for _, v := range values {
 		switch v {
 		case "\x00":
@@ -32,14 +32,14 @@ func (m msg) row(values ...string) msg {
 		case "\x01":
 			m = m.u8('u')
 		default:
-			m = append(m.u8('t').u32(uint32(len(v))), v...) //nolint:gosec // a few bytes
+			m = append(m.u8('t').u32(uint32(len(v))), v...)
 		}
 	}
 	return m
 }
 
 func describe(id uint32, identity byte, name string, keys int, columns ...string) msg {
-	m := msg{'R'}.u32(id).str("public").str(name).u8(identity).u16(uint16(len(columns))) //nolint:gosec // a few columns
+	m := msg{'R'}.u32(id).str("public").str(name).u8(identity).u16(uint16(len(columns)))
 	for i, c := range columns {
 		flag := byte(0)
 		if i < keys {
@@ -74,11 +74,13 @@ func TestDecodeRows(t *testing.T) {
 	}{
 		"insert": {
 			msg{'I'}.u32(1).u8('N').row("1", "", "\x00"), capture.OpInsert,
-			nil, []capture.Value{present("1"), present(""), null},
+			nil,
+			[]capture.Value{present("1"), present(""), null},
 		},
 		"update without old row": {
 			msg{'U'}.u32(1).u8('N').row("1", "b", "\x01"), capture.OpUpdate,
-			nil, []capture.Value{present("1"), present("b"), unchanged},
+			nil,
+			[]capture.Value{present("1"), present("b"), unchanged},
 		},
 		"update of the key": {
 			msg{'U'}.u32(1).u8('K').row("1", "\x00", "\x00").u8('N').row("2", "b", "\x01"), capture.OpUpdate,
@@ -92,7 +94,8 @@ func TestDecodeRows(t *testing.T) {
 		},
 		"delete": {
 			msg{'D'}.u32(1).u8('K').row("1", "\x00", "\x00"), capture.OpDelete,
-			[]capture.Value{present("1"), absent, absent}, nil,
+			[]capture.Value{present("1"), absent, absent},
+			nil,
 		},
 	} {
 		k, err := d.decode(test.m)
@@ -228,14 +231,19 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 // a message.
 func FuzzDecode(f *testing.F) {
 	for _, m := range []msg{
-		begin(0x1234567890, 77), {'C', 0}, msg{'C'}.u8(0).u64(1).u64(2).u64(3),
+		begin(0x1234567890, 77),
+		{'C', 0},
+		msg{'C'}.u8(0).u64(1).u64(2).u64(3),
 		msg{'I'}.u32(1).u8('N').row("1", "some text", "\x00"), msg{'U'}.u32(1).u8('N').row("1", "b", "\x01"),
 		msg{'U'}.u32(1).u8('K').row("1", "\x00", "\x00").u8('N').row("2", "b", "\x01"),
 		msg{'U'}.u32(2).u8('O').row("1", "a", "long").u8('N').row("2", "b", "\x01"),
 		msg{'D'}.u32(1).u8('K').row("1", "\x00", "\x00"), msg{'D'}.u32(2).u8('O').row("1", "x", "y"),
 		msg{'T'}.u32(2).u8(3).u32(1).u32(2), msg{'M'}.u8(1).u64(7).str("lethe").u32(3).u8('a').u8('b').u8('c'),
 		describe(5, 'i', "a", 2, "id", "customer"), msg{'Y'}.u32(16400).str("public").str("mood"),
-		msg{'O'}.u64(1).str("origin"), {'A', 0, 0, 0, 1, 0, 0, 0, 1}, {'S'}, {},
+		msg{'O'}.u64(1).str("origin"),
+		{'A', 0, 0, 0, 1, 0, 0, 0, 1},
+		{'S'},
+		{},
 	} {
 		f.Add([]byte(m))
 	}

@@ -22,7 +22,7 @@ func Preview(ctx context.Context, ownerDSN string, ownerPassword config.Secret, 
 	if err != nil {
 		return nil, err
 	}
-	defer closeConn(conn.PgConn())
+	defer closeConn(ctx, conn.PgConn())
 	in := &inspection{o: o, conn: conn, role: role}
 	if err := in.run(ctx); err != nil {
 		return nil, err

@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"lethe/config"
 	"lethe/internal/pii"
@@ -32,7 +34,7 @@ func Setup(ctx context.Context, ownerDSN string, ownerPassword config.Secret, o 
 	if err != nil {
 		return nil, nil, err
 	}
-	defer closeConn(conn.PgConn())
+	defer closeConn(ctx, conn.PgConn())
 	before := &inspection{o: o, conn: conn, role: role}
 	if err := before.run(ctx); err != nil {
 		return nil, nil, err
@@ -55,20 +57,41 @@ func Setup(ctx context.Context, ownerDSN string, ownerPassword config.Secret, o 
 	return ran, after.findings, nil
 }
 
+// patience bounds how long a statement of Setup waits for a lock on a table of the application: while it waits, whoever
+// comes after it waits as well, readers included.
+const patience = "5s"
+
 // execute runs statements one by one: some of them cannot run inside of a transaction, others bring their own.
 func execute(ctx context.Context, conn *pgx.Conn, statements []string) (done []string, err error) {
 	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			err = fmt.Errorf("running %q: %w", sql, pii.DriverError(err))
+		// What waits for old transactions without standing in anybody's way may wait for long.
+		wait := patience
+		if strings.Contains(sql, " CONCURRENTLY ") || strings.HasPrefix(sql, "SELECT ") {
+			wait = "0"
+		}
+		_, err := conn.Exec(ctx, "SET lock_timeout = '"+wait+"'")
+		if err == nil {
+			_, err = conn.Exec(ctx, sql)
+		}
+		if err != nil {
 			if slices.Contains(statements, "BEGIN") {
 				// After the end of ctx the connection, and with it the transaction, is gone anyway.
 				_, _ = conn.Exec(ctx, "ROLLBACK")
 			}
-			return done, err
+			return done, fmt.Errorf("running %q: %w%s", sql, pii.DriverError(err), lockHint(err))
 		}
 		done = append(done, sql)
 	}
 	return done, nil
+}
+
+// lockHint tells what to do about lock_not_available.
+func lockHint(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "55P03" {
+		return " (another session holds the table for longer than " + patience + "; run setup again when it has ended)"
+	}
+	return ""
 }
 
 // UninstallSQL returns the statements that take away what Setup made, in order, for the owner to read and run. Lines that
@@ -81,7 +104,7 @@ func UninstallSQL(ctx context.Context, o Options) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeConn(conn.PgConn())
+	defer closeConn(ctx, conn.PgConn())
 	in := &inspection{o: o, conn: conn, role: conn.Config().User}
 	if err := in.run(ctx); err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func (s *Source) Run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 	}
 	st, err := s.open(ctx, conn, from, h)
 	if err != nil {
-		closeConn(conn.PgConn)
+		closeConn(ctx, conn.PgConn)
 		return err
 	}
 	defer st.close()

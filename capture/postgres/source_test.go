@@ -73,12 +73,16 @@ func TestIdentities(t *testing.T) {
 		}{
 			{"dflt", capture.OldRowKey, nil, map[string]string{"id": "1"}, capturetest.Unchanged},
 			{
-				"idx", capture.OldRowKey, map[string]string{"id": "1", "customer": "7"},
-				map[string]string{"id": "1", "customer": "8"}, capturetest.Unchanged,
+				"idx", capture.OldRowKey,
+				map[string]string{"id": "1", "customer": "7"},
+				map[string]string{"id": "1", "customer": "8"},
+				capturetest.Unchanged,
 			},
 			{
-				"full_row", capture.OldRowFull, map[string]string{"id": "1", "customer": "7", "doc": long},
-				map[string]string{"id": "1", "customer": "8", "doc": long}, long,
+				"full_row", capture.OldRowFull,
+				map[string]string{"id": "1", "customer": "7", "doc": long},
+				map[string]string{"id": "1", "customer": "8", "doc": long},
+				long,
 			},
 		} {
 			e.exec(t, "INSERT INTO "+test.table+" VALUES (1, 7, '"+long+"')", "UPDATE "+test.table+" SET customer = 8", "DELETE FROM "+test.table)
@@ -93,6 +97,25 @@ func TestIdentities(t *testing.T) {
 			if diff := cmp.Diff(test.delete, del.Old); diff != "" {
 				t.Errorf("%s: delete: %s", test.table, diff)
 			}
+		}
+		e.halt(t, r)
+	})
+}
+
+// TestTypeChange: another type is another shape, and nothing to stop for.
+func TestTypeChange(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, "CREATE TABLE a (id int PRIMARY KEY, v int)")
+		e.need("public.a", "id", "v")
+		e.publish(t)
+		r := capturetest.Start(t, e.source(t), nil, &capturetest.Recorder{})
+		e.exec(t, "INSERT INTO a VALUES (1, 2)", "ALTER TABLE a ALTER COLUMN v TYPE text USING 'v' || v")
+		// Neither the rewritten rows nor the DDL is a change.
+		e.exec(t, "INSERT INTO a VALUES (2, 'x')")
+		txs := r.Collect(t, 2)
+		was, is := txs[0].Rows[0], txs[1].Rows[0]
+		if was.Shape == is.Shape || was.Shape.Columns[1].Type != "int4" || is.Shape.Columns[1].Type != "text" || is.New["v"] != "x" {
+			t.Errorf("%v, then %v", was, is)
 		}
 		e.halt(t, r)
 	})

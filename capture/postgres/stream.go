@@ -92,7 +92,7 @@ func (s *Source) start(ctx context.Context, conn *replicationConn, start startPo
 	now := time.Now()
 	st := &stream{
 		src: s, h: h, wire: conn.wire, conn: hc.Conn, fe: hc.Frontend, dec: newDecoder(s.o.Needs),
-		history: start.history, verify: start.verify, base: start.confirmed, handed: start.confirmed,
+		history: start.history, verify: start.verify, base: start.confirmed, handed: start.confirmed, told: start.confirmed,
 		every: interval(time.Duration(ms) * time.Millisecond), lastWire: now, writeWithin: writeTimeout,
 	}
 	st.throttle, _ = h.(capture.Throttle)
@@ -455,8 +455,8 @@ func (st *stream) close() {
 }
 
 // closeConn leaves a connection that was not hijacked.
-func closeConn(conn *pgconn.PgConn) {
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+func closeConn(ctx context.Context, conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer cancel()
 	_ = conn.Close(ctx) // nothing of ours is in it
 }
