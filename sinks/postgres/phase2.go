@@ -43,8 +43,9 @@ const sqlNextDue = `
 	WHERE part = ANY ($1) AND state = 'suppressed' AND matched AND NOT observed AND NOT held AND wait IN ('none', 'cool_off')
 		AND due_at < 'infinity'`
 
-// runPhase2 destroys what is due. Phase 2 of one case is one transaction: rows, receipt and state. A case whose
-// statements the replica refuses is tried alone, so that it holds up no other.
+// runPhase2 destroys what is due, one slice a call: batches come in between. Phase 2 of one case is one transaction:
+// rows, receipt and state. Where the replica refuses the statements of a slice its cases are tried one by one, so that
+// one case holds up no other.
 func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	if r.cfg.Mode != modeErase {
 		return time.Time{}, nil
@@ -52,23 +53,28 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 	if err := r.reopenGrown(ctx, places); err != nil {
 		return time.Time{}, err
 	}
-	limit := phase2Limit
-	for {
-		n, err := r.phase2Batch(ctx, places, limit)
+	n, err := r.phase2Batch(ctx, places, phase2Limit)
+	if err == nil && n < phase2Limit {
+		return r.nextOf(ctx, "looking for due erasures", sqlNextDue, partsOf(places))
+	}
+	if err == nil || sinks.Classify(err) != sinks.Poison {
+		return time.Now(), err
+	}
+	for range phase2Limit {
+		n, err := r.phase2Batch(ctx, places, 1)
 		var refused *refusedError
 		switch {
 		case errors.As(err, &refused):
 			if err := r.recordRefusal(ctx, places, refused); err != nil {
 				return time.Time{}, err
 			}
-		case err != nil && limit > 1 && sinks.Classify(err) == sinks.Poison:
-			limit = 1
 		case err != nil:
 			return time.Time{}, err
-		case n < limit:
+		case n == 0:
 			return r.nextOf(ctx, "looking for due erasures", sqlNextDue, partsOf(places))
 		}
 	}
+	return time.Now(), nil
 }
 
 // refusedError is the replica's refusal to erase one case.
