@@ -129,7 +129,7 @@ func (s *stage) capture(ctx context.Context, lethe, config, listen string, event
 		return 0, 0, err
 	}
 	err = await(ctx, 5*time.Millisecond, 2*time.Minute, func() (bool, error) {
-		n, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="consentchange"}`)
+		n, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="ConsentChange"}`)
 		return int(n) >= events, err
 	})
 	took := time.Since(began)

@@ -74,7 +74,7 @@ func (s *stage) fillLatency(ctx context.Context, n int) error {
 // measure waits until the filling has been followed, plays, and returns the waits after the warm-up.
 func (s *stage) measure(ctx context.Context, o *options, listen string, n int) ([]time.Duration, error) {
 	err := await(ctx, 200*time.Millisecond, 10*time.Minute, func() (bool, error) {
-		captured, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="consentchange"}`)
+		captured, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="ConsentChange"}`)
 		if err != nil || int(captured) < n {
 			return false, err
 		}
