@@ -146,6 +146,29 @@ func TestUnknownTopicIsWaitedForAWhile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the topic is there: %v", err)
 	}
+	if err := c.DeleteTopic("lethe.events"); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil && time.Now().Before(deadline) {
+		err = p.Open(t.Context())
+	}
+	if err == nil || capture.IsPermanent(err) {
+		t.Fatalf("missing once more: %v, want something to try again", err)
+	}
+}
+
+func TestEveryReplicaAcknowledges(t *testing.T) {
+	c, conn := fake(t)
+	p := publisher(t, Options{Conn: conn})
+	weak := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Count: -1, Observe: true, When: func(r kmsg.Request) bool {
+		return r.(*kmsg.ProduceRequest).Acks != -1 //nolint:forcetypeassert // by Keys
+	}})
+	u := p.NewUnit()
+	fill(t, u, 0, 10)
+	untilPublished(t, p, u)
+	if weak.Hits() > 0 {
+		t.Error("a unit was sent without acks=all")
+	}
 }
 
 func TestPartitionCountIsFixed(t *testing.T) {
@@ -258,6 +281,23 @@ func TestNewestOrderInTheTopic(t *testing.T) {
 	untilPublished(t, p, u)
 	if newest, written, err = log.Newest(t.Context()); err != nil || !written || newest != (schema.Order{}) {
 		t.Fatalf("after garbage: %s, %v, %v", newest, written, err)
+	}
+}
+
+func TestExpiredRecordsCountAsWritten(t *testing.T) {
+	c, conn := fake(t)
+	p := publisher(t, Options{Conn: conn})
+	u := p.NewUnit()
+	fill(t, u, 0, 50)
+	untilPublished(t, p, u)
+	for i := range int32(testPartitions) {
+		if err := c.DeleteRecords("lethe.events", i, c.PartitionInfo("lethe.events", i).HighWatermark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newest, written, err := (&EventLog{Conn: conn, Decoder: ordersOnly{}}).Newest(t.Context())
+	if err != nil || !written || newest != (schema.Order{}) {
+		t.Errorf("%s, %v, %v", newest, written, err)
 	}
 }
 
