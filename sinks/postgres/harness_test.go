@@ -9,8 +9,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -128,13 +130,18 @@ func (k *keyring) Verify(_ string, keyID uint32, data, signature []byte) error {
 	return nil
 }
 
-// prf is HMAC under a key that is its text.
+// prf is HMAC under a key that is its text, with the hash at hand, as the product's.
 type prf string
 
+var hashes sync.Map // prf → *sync.Pool
+
 func (p prf) Compute(dst *[32]byte, data []byte) {
-	h := hmac.New(sha256.New, []byte(p))
+	pool, _ := hashes.LoadOrStore(p, &sync.Pool{New: func() any { return hmac.New(sha256.New, []byte(p)) }})
+	h := pool.(*sync.Pool).Get().(hash.Hash)
+	h.Reset()
 	h.Write(data)
 	h.Sum(dst[:0])
+	pool.(*sync.Pool).Put(h)
 }
 
 // world is one replica database with its ledger, a run role without DDL rights, and a log of one test's events.

@@ -109,7 +109,7 @@ CREATE INDEX subject_blocked ON {s}.subject (part) WHERE blocked IS NOT NULL;
 
 CREATE TABLE {s}.fact (
   ref         bytea NOT NULL,
-  scope       text NOT NULL,
+  scope       text COLLATE "C" NOT NULL,
   contact_ref bytea NOT NULL,
   ord         bytea NOT NULL,
   as_of       timestamptz,

@@ -47,7 +47,7 @@ func (s *statement) who(m *Mapping, list []*subject, extra ...whoColumn) string 
 	arrays := []string{s.arg(places) + "::int[]"}
 	names := []string{"i"}
 	for k := range m.crm {
-		parts := make(pgtype.FlatArray[string], len(list))
+		parts := make(textArray, len(list))
 		for i, x := range list {
 			parts[i] = x.key[k]
 		}

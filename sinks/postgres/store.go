@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"lethe/schema"
@@ -30,9 +31,9 @@ func (u *unit) queueAll(b *pgx.Batch) error {
 
 // subjectRows are rows of lethe.subject as arrays.
 type subjectRows struct {
-	refs, sealed, erased    pgtype.FlatArray[[]byte]
+	refs, sealed, erased    byteArray
 	parts                   pgtype.FlatArray[int32]
-	states                  pgtype.FlatArray[string]
+	states                  textArray
 	blocked                 pgtype.FlatArray[*string]
 	unmatched, recheck, nxt pgtype.FlatArray[*time.Time]
 }
@@ -59,7 +60,8 @@ func (t *subjectRows) add(s *subject, key []byte, n int) {
 // queue queues one statement for all rows; arrays is what it calls them.
 func (t *subjectRows) queue(b *pgx.Batch, statement string) {
 	if len(t.refs) > 0 {
-		b.Queue(statement, t.refs, t.parts, t.sealed, t.states, t.erased, t.blocked, t.unmatched, t.recheck, t.nxt)
+		b.Queue(statement, t.refs, t.parts, t.sealed, t.states, t.erased, t.blocked, timesOrNull(t.unmatched), timesOrNull(t.recheck),
+			timesOrNull(t.nxt))
 	}
 }
 
@@ -107,9 +109,10 @@ func (r *Replica) queueSubjects(b *pgx.Batch, list []*subject) error {
 
 // factRows are rows of lethe.fact as arrays.
 type factRows struct {
-	refs, contacts, orders, events pgtype.FlatArray[[]byte]
-	scopes, states                 pgtype.FlatArray[string]
+	refs, contacts, orders, events byteArray
+	scopes, states                 textArray
 	asOf, until                    pgtype.FlatArray[*time.Time]
+	places                         pgtype.FlatArray[pgtype.TID] // of those that have a row
 }
 
 func (t *factRows) grow(n int) {
@@ -129,33 +132,58 @@ func (t *factRows) add(s *subject, f *sinks.Fact, n int) {
 	t.asOf, t.until = append(t.asOf, timeOrNull(f.AsOf)), append(t.until, timeOrNull(f.ValidUntil))
 }
 
-func (t *factRows) queue(b *pgx.Batch, statement string) {
-	if len(t.refs) > 0 {
-		b.Queue(statement, t.refs, t.scopes, t.contacts, t.orders, t.asOf, t.states, t.until, t.events)
+// columns are the arrays in the order of factArrays.
+func (t *factRows) columns() []any {
+	return []any{t.refs, t.scopes, t.contacts, t.orders, timesOrNull(t.asOf), t.states, timesOrNull(t.until), t.events}
+}
+
+// timesOrNull leaves out an array of nothing but NULL: unnest fills up with NULL what one array has less than another.
+func timesOrNull(a pgtype.FlatArray[*time.Time]) pgtype.FlatArray[*time.Time] {
+	for _, t := range a {
+		if t != nil {
+			return a
+		}
 	}
+	return nil
 }
 
 const factArrays = `unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[], $6::text[], $7::timestamptz[],
-	$8::bytea[]) AS v(ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)`
+	$8::bytea[]`
 
 // queueFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
-// were read, because the row of their partition is ours.
+// were read, because the row of their partition is ours. That also holds them in their place: a row is found again by its
+// ctid, and a VACUUM FULL waits for this transaction.
 func (r *Replica) queueFacts(b *pgx.Batch, list []*subject) {
 	var inserts, updates factRows
 	for _, s := range list {
 		for _, i := range s.fresh {
-			if i < s.stored {
+			if i < len(s.stored) {
 				updates.add(s, &s.facts[i], len(list))
+				updates.places = append(updates.places, s.stored[i])
 			} else {
 				inserts.add(s, &s.facts[i], len(list))
 			}
 		}
 	}
-	inserts.queue(b, r.ledger.sql(`
-		INSERT INTO {s}.fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id) SELECT * FROM `+factArrays))
-	updates.queue(b, r.ledger.sql(`
-		UPDATE {s}.fact f SET ord = v.ord, as_of = v.as_of, state = v.state, valid_until = v.valid_until, event_id = v.event_id
-		FROM `+factArrays+` WHERE f.ref = v.ref AND f.scope = v.scope AND f.contact_ref = v.contact_ref`))
+	if len(inserts.refs) > 0 {
+		b.Queue(r.ledger.sql(`
+			INSERT INTO {s}.fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)
+			SELECT * FROM `+factArrays+`)`), inserts.columns()...)
+	}
+	if n := len(updates.refs); n > 0 {
+		b.Queue(r.ledger.sql(`
+			UPDATE {s}.fact f SET ord = v.ord, as_of = v.as_of, state = v.state, valid_until = v.valid_until, event_id = v.event_id
+			FROM `+factArrays+`, $9::tid[]) AS v(ref, scope, contact_ref, ord, as_of, state, valid_until, event_id, place)
+			WHERE f.ctid = v.place AND f.ref = v.ref AND f.scope = v.scope AND f.contact_ref = v.contact_ref`),
+			append(updates.columns(), updates.places)...).Exec(func(tag pgconn.CommandTag) error {
+			if tag.RowsAffected() != int64(n) {
+				return &sinks.Error{
+					Class: sinks.Transient, Op: "writing facts", Code: "facts_moved", Hint: "does anybody but Lethe write into its tables?",
+				}
+			}
+			return nil
+		})
+	}
 }
 
 var noContact = []byte{}

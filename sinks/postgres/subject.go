@@ -34,8 +34,8 @@ type subject struct {
 	nextChange     time.Time
 
 	facts  []sinks.Fact
-	stored int   // how many of facts have a row
-	fresh  []int // places in facts of those to be written
+	stored []pgtype.TID // where the first of facts have their rows
+	fresh  []int        // places in facts of those to be written
 
 	dirty    bool // its row must be written
 	touched  bool // its fold must be written
@@ -46,8 +46,9 @@ type subject struct {
 	effect      effect
 
 	// Most subjects have few facts: these save their own allocations.
-	firstFacts [2]sinks.Fact
-	firstFresh [2]int
+	firstFacts  [1]sinks.Fact
+	firstStored [1]pgtype.TID
+	firstFresh  [1]int
 }
 
 // effect is what the statements of one transaction did for a subject.
@@ -214,15 +215,15 @@ func (s *subject) reconsentDue(v *sinks.Verdict, c *foldColumn, now time.Time) b
 const sqlSubjects = `
 	SELECT s.ref, s.part, s.state, s.erased_order, s.blocked, s.unmatched_since, s.recheck_at, s.next_change_at,
 		CASE WHEN s.sealed_key IS NOT NULL THEN ''::bytea END, f.scope, f.contact_ref, f.ord, f.as_of, f.state, f.valid_until,
-		f.event_id
+		f.event_id, f.ctid
 	FROM unnest($1::bytea[]) AS v(ref) JOIN {s}.subject s ON s.ref = v.ref
-	LEFT JOIN LATERAL (SELECT * FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true`
+	LEFT JOIN LATERAL (SELECT *, ctid FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true`
 
 // sqlLoad is sqlSubjects with the sealed keys, for work outside a batch; without the subjects whose key is not known.
 const sqlLoad = `
 	SELECT s.ref, s.part, s.state, s.erased_order, s.blocked, s.unmatched_since, s.recheck_at, s.next_change_at, s.sealed_key,
-		f.scope, f.contact_ref, f.ord, f.as_of, f.state, f.valid_until, f.event_id
-	FROM {s}.subject s LEFT JOIN LATERAL (SELECT * FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true
+		f.scope, f.contact_ref, f.ord, f.as_of, f.state, f.valid_until, f.event_id, f.ctid
+	FROM {s}.subject s LEFT JOIN LATERAL (SELECT *, ctid FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true
 	WHERE s.ref = ANY ($1) AND s.sealed_key IS NOT NULL ORDER BY s.ref`
 
 // subjects is the set that one transaction works on, in the order in which they came up.
@@ -254,7 +255,7 @@ func (s *subjects) get(ref refKey, part int32) *subject {
 	x := &s.slab[0]
 	s.slab = s.slab[1:]
 	x.ref, x.part, x.state = ref, part, subjectLive
-	x.facts, x.fresh = x.firstFacts[:0], x.firstFresh[:0]
+	x.facts, x.stored, x.fresh = x.firstFacts[:0], x.firstStored[:0], x.firstFresh[:0]
 	s.byRef[ref] = x
 	s.list = append(s.list, x)
 	return x
@@ -278,10 +279,11 @@ func (s *subjects) scan(rows pgx.Rows) error {
 		contact, order, event     []byte
 		unmatched, recheck, nxt   pgtype.Timestamptz
 		asOf, until               pgtype.Timestamptz
+		place                     pgtype.TID
 	)
 	for rows.Next() {
 		err := rows.Scan(&ref, &part, &state, &erased, &blocked, &unmatched, &recheck, &nxt, &sealed,
-			&scope, &contact, &order, &asOf, &factState, &until, &event)
+			&scope, &contact, &order, &asOf, &factState, &until, &event, &place)
 		if err != nil {
 			return err
 		}
@@ -301,7 +303,7 @@ func (s *subjects) scan(rows pgx.Rows) error {
 		copy(f.Order[:], order)
 		copy(f.EventID[:], event)
 		x.facts = append(x.facts, f)
-		x.stored = len(x.facts)
+		x.stored = append(x.stored, place)
 	}
 	return rows.Err()
 }
