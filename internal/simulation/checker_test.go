@@ -18,9 +18,9 @@ type checker struct {
 	mu       sync.Mutex
 	failures []string
 
-	claims  []acked           // positions that were said to be durable
-	dues    map[due]bool      // chores that ran in front of the log's end
-	read    int               // changes handed over since the last unit was acknowledged
+	claims []acked      // positions that were said to be durable
+	dues   map[due]bool // chores that ran in front of the log's end
+	read   int          // changes handed over since the last unit was acknowledged
 	mostRead,
 	mostBytes int
 	units units

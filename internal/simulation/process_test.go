@@ -177,7 +177,7 @@ func (s *simulation) startCapture() *process {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	publisher, err := capturekafka.NewPublisher(capturekafka.Options{Conn: p.conn, UnitBytes: s.unitBytes, BatchBytes: s.unitBytes, Compress: s.compress})
+	publisher, err := capturekafka.NewPublisher(capturekafka.Options{Conn: p.conn, UnitBytes: s.unitBytes, BatchBytes: s.unitBytes})
 	if err != nil {
 		s.t.Fatal(err)
 	}

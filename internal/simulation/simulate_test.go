@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"context"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
 	"lethe/config"
@@ -61,7 +63,6 @@ type simulation struct {
 	unitBytes  int
 	maxBatch   int
 	maxBuffer  int
-	compress   bool
 	heartbeat  time.Duration
 	calm       atomic.Bool // little happens in the CRM
 
@@ -143,10 +144,11 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 	s := &simulation{
 		t: t, seed: seed, began: time.Now(), rng: rand.New(rand.NewPCG(seed, 4)),
 		partitions: 1 + r.IntN(5), brokers: 1 + r.IntN(3), unitBytes: pick(r, 8<<10, 32<<10, 256<<10),
-		maxBatch: pick(r, 5, 50, 1000), maxBuffer: pick(r, 1<<10, 16<<20), compress: chance(r, 50), heartbeat: 5 * time.Second,
+		maxBatch: pick(r, 5, 50, 1000), maxBuffer: pick(r, 1<<10, 16<<20), heartbeat: 5 * time.Second,
 		net: memnet.New(), cancelled: map[string]bool{}, culprits: map[string]bool{},
 		ids: schema.NewIdentifiers(prf{}, sourceName),
 	}
+	s.net.Brittle = groupRequest
 	s.net.Latency = time.Duration(r.IntN(4)) * time.Millisecond
 	s.logger = zerolog.New(&s.logs).Level(zerolog.DebugLevel)
 	s.check = &checker{s: s, dues: map[due]bool{}}
@@ -162,8 +164,8 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 		t.Fatal(err)
 	}
 	s.admin = s.connect("admin", "lethe")
-	s.tracef("seed %d: %d brokers, %d partitions, units of %d bytes, batches of %d, buffer of %d, compressed %t",
-		seed, s.brokers, s.partitions, s.unitBytes, s.maxBatch, s.maxBuffer, s.compress)
+	s.tracef("seed %d: %d brokers, %d partitions, units of %d bytes, batches of %d, buffer of %d",
+		seed, s.brokers, s.partitions, s.unitBytes, s.maxBatch, s.maxBuffer)
 	s.crm = newCRM(rand.New(rand.NewPCG(seed, 1)), s.tracef)
 	s.crm.write("the first customers", func(w *writer) {
 		for range 5 + w.c.rng.IntN(30) {
@@ -178,6 +180,19 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 		})
 	}
 	return s
+}
+
+// groupRequest reports whether a message is a request of a consumer group: kafka-go sends heartbeats and offsets over one
+// connection, each waiting for the other.
+func groupRequest(message []byte) bool {
+	if len(message) < 6 {
+		return false
+	}
+	switch kmsg.Key(binary.BigEndian.Uint16(message[4:])) {
+	case kmsg.OffsetCommit, kmsg.OffsetFetch, kmsg.JoinGroup, kmsg.Heartbeat, kmsg.LeaveGroup, kmsg.SyncGroup:
+		return true
+	}
+	return false
 }
 
 // work is the CRM's day. While Kafka is away for hours less happens, or nothing would end.

@@ -16,6 +16,10 @@ import (
 type Network struct {
 	// Latency is how long each message to a client takes, in virtual time; set it before the first use.
 	Latency time.Duration
+	// Brittle reports whether a connection that carries this message has no latency, and ends where others fall silent; nil:
+	// none has. A client that lets several requests share one connection waits for a sync.Mutex while an answer is on its
+	// way, and in a bubble no time passes then.
+	Brittle func(message []byte) bool
 
 	mu        sync.Mutex
 	listeners map[string]*listener
@@ -166,8 +170,15 @@ func (n *Network) BreakAfter(name string, bytes int) {
 func (n *Network) Swallow(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if c := n.client(name); c.hole == nil {
+	c := n.client(name)
+	if c.hole == nil {
 		c.hole = make(chan struct{})
+	}
+	for co := range c.conns {
+		if co.brittle {
+			co.end()
+			delete(c.conns, co)
+		}
 	}
 }
 
@@ -193,6 +204,7 @@ type conn struct {
 	owner     *client
 	near, far net.Conn
 	remote    addr
+	brittle   bool // guarded by n.mu
 	gone      chan struct{}
 	once      sync.Once
 }
@@ -218,10 +230,25 @@ func (c *conn) allow(want int) (n int, breaks bool) {
 	return n, true
 }
 
+// fails looks whether a message makes the connection brittle, and whether it meets a black hole then.
+func (c *conn) fails(message []byte) bool {
+	if c.n.Brittle == nil {
+		return false
+	}
+	brittle := c.n.Brittle(message)
+	c.n.mu.Lock()
+	defer c.n.mu.Unlock()
+	c.brittle = c.brittle || brittle
+	return c.brittle && c.owner.hole != nil
+}
+
 // passes waits for the end of a black hole, and for d on top; false: the connection ended meanwhile.
 func (c *conn) passes(d time.Duration) bool {
 	c.n.mu.Lock()
 	hole := c.owner.hole
+	if c.brittle {
+		hole, d = nil, 0
+	}
 	c.n.mu.Unlock()
 	if hole != nil {
 		select {
@@ -247,6 +274,10 @@ func (c *conn) passes(d time.Duration) bool {
 type clientSide struct{ *conn }
 
 func (c clientSide) Write(b []byte) (int, error) {
+	if c.fails(b) {
+		c.end()
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.ECONNRESET}
+	}
 	n, breaks := c.allow(len(b))
 	n, err := c.near.Write(b[:n])
 	if breaks {
