@@ -204,6 +204,7 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gap
 		return err
 	}
 	b := &pgx.Batch{}
+	(&effects{r: r, m: m, cfg: r.cfg, now: now}).queueAgain(b, set.list)
 	for i := range m.erase {
 		m.queueErase(b, &m.erase[i], set.list)
 	}
@@ -226,6 +227,16 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gap
 	}
 	crashpoint.Hit("sink.before_phase2_commit")
 	return nil
+}
+
+// queueAgain runs phase 1 once more in front of phase 2, for rows that it has not seen: a backup was restored, or the ETL
+// has made the person's row anew. Without it their flags would stay open, and the read-back would find them so at every
+// attempt. It notes no prior values: what they would be good for is over. The persons must have been locked.
+func (e *effects) queueAgain(b *pgx.Batch, list []*subject) {
+	e.queueSuppress(b, list)
+	for i := range e.m.folds {
+		e.queueFold(b, &e.m.folds[i], list)
+	}
 }
 
 // lockPersons finds the persons that the subjects are, again: rows may have come and gone since phase 1.

@@ -236,8 +236,20 @@ func TestPartialRestoreIsErasedAgain(t *testing.T) {
 	// The mapped schema comes back from a backup: its person, and its witness.
 	w.exec(`UPDATE contact SET firstname = 'Jeanne', email = 'x@exemple.fr', usable = true; UPDATE lethe_witness SET n = 0`)
 	w.runDue()
-	w.want(`SELECT firstname IS NULL, email IS NULL FROM contact`, "true|true")
+	w.want(`SELECT firstname IS NULL, email IS NULL, usable FROM contact`, "true|true|false")
+	w.want(`SELECT state, attempts FROM lethe.pending`, "verified|1")
 	w.want(`SELECT n = (SELECT v::bigint FROM lethe.meta WHERE k = 'witness') FROM lethe_witness`, "true")
+}
+
+// The ETL may make a person's row anew between the phases: phase 1 has not seen that one.
+func TestRowMadeAnewBetweenThePhases(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.person(1)
+	w.apply(w.event(1, consent("newsletter", schema.ConsentGiven)), w.event(1, &schema.SubjectErasure{}))
+	w.exec(`UPDATE contact SET usable = true, newsletter = true`)
+	w.runDue()
+	w.want(`SELECT firstname IS NULL, usable, newsletter FROM contact`, "true|false|false")
+	w.states(1, "suppressed applied verified")
 }
 
 func TestFencedWorkerErasesNothing(t *testing.T) {
