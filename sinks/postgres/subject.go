@@ -216,7 +216,7 @@ const sqlSubjects = `
 	SELECT s.ref, s.part, s.state, s.erased_order, s.blocked, s.unmatched_since, s.recheck_at, s.next_change_at,
 		CASE WHEN s.sealed_key IS NOT NULL THEN ''::bytea END, f.scope, f.contact_ref, f.ord, f.as_of, f.state, f.valid_until,
 		f.event_id, f.ctid
-	FROM unnest($1::bytea[]) AS v(ref) JOIN {s}.subject s ON s.ref = v.ref
+	FROM unnest($1::bytea[]) AS v(ref) CROSS JOIN LATERAL (SELECT * FROM {s}.subject s WHERE s.ref = v.ref OFFSET 0) s
 	LEFT JOIN LATERAL (SELECT *, ctid FROM {s}.fact f WHERE f.ref = s.ref OFFSET 0) f ON true`
 
 // sqlLoad is sqlSubjects with the sealed keys, for work outside a batch; without the subjects whose key is not known.
