@@ -298,11 +298,12 @@ func (s *stage) wire(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	owners := Owners{CRM: s.dsn(crm, s.servers[crm].Superuser()), Replicas: map[string]string{}}
+	owners := map[string]string{}
 	for i, name := range databases[1:] {
-		owners.Replicas[name] = s.dsn(i+1, s.servers[i+1].Superuser())
+		owners[name] = s.dsn(i+1, s.servers[i+1].Superuser())
 	}
-	if err := Setup(ctx, s.cfg, owners); err != nil {
+	_, err = app.Setup(ctx, s.cfg, app.SetupOptions{Kafka: true, SourceDSN: s.dsn(crm, s.servers[crm].Superuser()), ReplicaDSN: owners})
+	if err != nil {
 		return err
 	}
 	if s.logFile, err = os.Create(filepath.Join(s.dir, "lethe.log")); err != nil {

@@ -138,9 +138,13 @@ func sum[K comparable](counts map[K]uint64) (n uint64) {
 // catchUp waits until the filling of the CRM has arrived in the replicas.
 func (s *stage) catchUp(ctx context.Context) error {
 	s.say.line("Lethe catches up with the filling")
+	var consents uint64
+	if err := s.crm.QueryRow(ctx, "select count(*) from consent").Scan(&consents); err != nil {
+		return fmt.Errorf("counting consents: %w", err)
+	}
 	return s.until(ctx, followWithin, func() (bool, error) {
 		snap := s.app.Snapshot()
-		if snap.Capture == nil || snap.Capture.Events[schema.TypeConsentChange] == 0 || snap.Capture.Lag > 3*time.Second {
+		if snap.Capture == nil || snap.Capture.Events[schema.TypeConsentChange] < consents {
 			return false, nil
 		}
 		for _, sink := range snap.Sinks {

@@ -57,7 +57,9 @@ func (p *Player) Someone() int64 { return p.d.someone() }
 func (p *Player) FinishETL(ctx context.Context) error { return p.d.finishETL(ctx) }
 
 // Reconnect gives the player other connections, after a server was down.
-func (p *Player) Reconnect(crm, market, report *pgx.Conn) { p.d.crm, p.d.market, p.d.report = crm, market, report }
+func (p *Player) Reconnect(crm, market, report *pgx.Conn) {
+	p.d.crm, p.d.market, p.d.report = crm, market, report
+}
 
 // Differences lists how the replicas differ from what the CRM asks for; empty means that everything has followed. It names
 // ids and properties, no values.

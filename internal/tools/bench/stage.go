@@ -117,9 +117,10 @@ func (s *stage) prepare(ctx context.Context, name string) (path, listen string, 
 	if _, err := keys.Init(cfg.Keys.Dir, app.ReplicaNames(cfg)); err != nil {
 		return "", "", err
 	}
-	return path, listen, demo.Setup(ctx, cfg, demo.Owners{CRM: s.pg.DSN("crm", ""), Replicas: map[string]string{
+	_, err = app.Setup(ctx, cfg, app.SetupOptions{Kafka: true, SourceDSN: s.pg.DSN("crm", ""), ReplicaDSN: map[string]string{
 		"marketing": s.pg.DSN("marketing", ""), "reporting": s.pg.DSN("reporting", ""),
 	}})
+	return path, listen, err
 }
 
 // process is a running lethe.
