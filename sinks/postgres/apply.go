@@ -138,11 +138,11 @@ const sqlMovePlaces = `
 // its connection, and the ledger tables are empty when the first one is made: reading all of them looks cheapest then, and
 // would go on when they hold millions.
 const sqlSettings = `
-	SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
-		set_config('plan_cache_mode', 'force_generic_plan', true), ` + lookUps + `, now()`
+	SELECT now(), set_config('lock_timeout', $1, true) || set_config('statement_timeout', $2, true) ||
+		set_config('plan_cache_mode', 'force_generic_plan', true) || set_config('jit', 'off', true) || ` + lookUps
 
-const lookUps = `set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-	set_config('enable_mergejoin', 'off', true), set_config('enable_bitmapscan', 'off', true)`
+const lookUps = `set_config('enable_seqscan', 'off', true) || set_config('enable_hashjoin', 'off', true) ||
+	set_config('enable_mergejoin', 'off', true) || set_config('enable_bitmapscan', 'off', true)`
 
 // The mapped tables may lack the index (Check warns): then one look-up would read the whole table, and the planner is let
 // free for them.
@@ -186,12 +186,8 @@ func (u *unit) begin(ctx context.Context, conn *pgxpool.Conn, from, to []sinks.P
 }
 
 func (u *unit) scanNow(row pgx.Row) error {
-	var ignored [7]string
-	targets := make([]any, 0, len(ignored)+1)
-	for i := range ignored {
-		targets = append(targets, &ignored[i])
-	}
-	return row.Scan(append(targets, &u.now)...)
+	var settings string
+	return row.Scan(&u.now, &settings)
 }
 
 // lastTimes returns the newest commit time and heartbeat among the unit's records of one partition.

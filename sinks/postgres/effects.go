@@ -340,8 +340,11 @@ func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) 
 		value := s.value(as, "p", key)
 		names = append(names, as.column.sql())
 		values = append(values, value)
-		if as.kind == kindConst || as.kind == kindKey || as.kind == kindNull {
-			same = append(same, "x."+as.column.sql()+" IS NOT DISTINCT FROM "+value)
+		switch as.kind {
+		case kindConst, kindKey: // an equality, so that an index is used
+			same = append(same, "x."+as.column.sql()+" = "+value)
+		case kindNull:
+			same = append(same, "x."+as.column.sql()+" IS NULL")
 		}
 	}
 	s.WriteString("INSERT INTO " + a.table.sql() + " AS t (" + strings.Join(names, ", ") + ") SELECT " + strings.Join(values, ", ") +

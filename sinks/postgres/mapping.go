@@ -388,5 +388,6 @@ func (c *compiler) compileInsert(in *config.Insert) {
 	if !keyed {
 		c.report(SeverityError, CodeNoKey, t.label(), "no column of the inserted row is $key: it would speak of nobody", "")
 	}
+	c.m.indexed = c.m.indexed && action.by != nil && t.indexed[action.by.name]
 	c.m.suppress = append(c.m.suppress, action)
 }
