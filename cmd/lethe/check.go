@@ -20,8 +20,8 @@ func checkCommand(g *globals) *cobra.Command {
 		Use: "check", Short: "Look at every precondition, and print the statement that mends each fault",
 		Long: `Looks at the config file, the keys, Kafka, the source and every replica with Lethe's own logins, and changes nothing.
 
---fix-sql prints the statements alone, grouped by server and in the order in which they depend on each other; with --role
-one server's can be piped into psql as its owner:
+--fix-sql prints the statements alone, grouped by server and in the order in which they depend on each other; those for warnings
+are comments. With --role one server's can be piped into psql as its owner:
 
   lethe check --fix-sql --role sink=marketing | psql -h marketing-db -U owner marketing
 
@@ -98,7 +98,15 @@ func printFindings(w io.Writer, r *app.Report) error {
 	return err
 }
 
-// printFixes prints what psql can run. What is no SQL becomes a comment.
+func commented(lines []string, end string) string {
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString("-- " + strings.ReplaceAll(l, "\n", "\n-- ") + end + "\n")
+	}
+	return b.String()
+}
+
+// printFixes prints what psql can run: what mends errors. What is no SQL, or mends a warning, becomes a comment.
 func printFixes(w io.Writer, r *app.Report) error {
 	var b strings.Builder
 	where := ""
@@ -111,12 +119,13 @@ func printFixes(w io.Writer, r *app.Report) error {
 			where = f.Where
 			fmt.Fprintf(&b, "-- %s\n", where)
 		}
-		for _, fix := range f.Fix {
-			if f.IsSQL() {
-				b.WriteString(fix + ";\n")
-			} else {
-				b.WriteString("-- " + fix + "\n")
-			}
+		switch {
+		case !f.IsSQL():
+			b.WriteString(commented(f.Fix, ""))
+		case f.Severity != app.SeverityError:
+			fmt.Fprintf(&b, "-- optional: %s: %s (%s)\n%s", f.Object, strings.ReplaceAll(f.Message, "\n", " "), f.Code, commented(f.Fix, ";"))
+		default:
+			b.WriteString(strings.Join(f.Fix, ";\n") + ";\n")
 		}
 	}
 	for i := range r.Findings {

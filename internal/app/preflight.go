@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"lethe/capture"
 	capturepg "lethe/capture/postgres"
 	"lethe/config"
 )
@@ -128,7 +129,7 @@ func hasPosition(ctx context.Context, cfg *config.Config) bool {
 	}
 	defer conn.Close()
 	c, err := loadCheckpoint(ctx, cfg, conn)
-	return err != nil || c != nil
+	return err != nil || c != nil && (c.Position != capture.Position{} || len(c.Gaps) > 0)
 }
 
 func (o *PreflightOptions) log(f *Finding, note string) {

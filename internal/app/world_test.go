@@ -257,3 +257,22 @@ func (w *world) run(cfg *config.Config, roles ...string) (stop func()) {
 	w.Cleanup(stop)
 	return stop
 }
+
+// captured waits until capture has a position.
+func (w *world) captured(cfg *config.Config) {
+	w.Helper()
+	w.eventually("a checkpoint", func() (bool, string) {
+		c := app.ReadStatus(w.Context(), cfg).Kafka.Checkpoint
+		return c != nil && !c.CommittedAt.IsZero(), "no position"
+	})
+}
+
+// dropSlot waits until the server has noticed that nobody reads from the slot any more.
+func (w *world) dropSlot() {
+	w.Helper()
+	w.eventually("the slot is dropped", func() (bool, string) {
+		got := w.text("crm", "SELECT count(*) FROM pg_replication_slots WHERE active")
+		return got == "0", got + " readers"
+	})
+	w.pg.Exec(w.TB, "crm", "SELECT pg_drop_replication_slot('lethe')")
+}
