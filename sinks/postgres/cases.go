@@ -9,8 +9,14 @@ import (
 	"lethe/schema"
 )
 
-// maxAttempts is how often phase 2 is run before the case is failed and left to a person.
-const maxAttempts = 3
+// maxAttempts is how often phase 2 is run before the case is failed and left to a person. Attempts are never counted from
+// the start again, because a receipt's id holds the attempt: the proof of a second round (after a release, a restore, a
+// larger mapping) would have the id of the first, and be dropped. A round ends at each multiple of maxAttempts, and
+// sqlNextRound is where the next one starts from.
+const (
+	maxAttempts  = 3
+	sqlNextRound = `(p.attempts + 2) / 3 * 3`
+)
 
 // Reasons and error codes of cases.
 const (
@@ -34,6 +40,7 @@ type openedCase struct {
 	committed time.Time
 	digest    [32]byte
 	work      caseWork
+	erased    bool // phase 2 has run once: what it destroyed does not come back by a decision
 	subject   *subject
 
 	burst    int // cases opened within the breaker's window around this one
@@ -48,14 +55,15 @@ type caseWork struct {
 }
 
 // caseColumns are what scanCases reads.
-const caseColumns = `p.ref, p.event_id, p.case_id, p.part, p.attempts, p.committed_at, p.config_digest, p.work`
+const caseColumns = `p.ref, p.event_id, p.case_id, p.part, p.attempts, p.committed_at, p.config_digest, p.work,
+	p.applied_at IS NOT NULL`
 
 // scanCase reads caseColumns, and more columns behind them into extra.
 func scanCase(rows pgx.Rows, extra ...any) (c *openedCase, err error) {
 	var ref, event, id, digest []byte
 	var work *caseWork
 	c = &openedCase{}
-	into := append([]any{&ref, &event, &id, &c.part, &c.attempts, &c.committed, &digest, &work}, extra...)
+	into := append([]any{&ref, &event, &id, &c.part, &c.attempts, &c.committed, &digest, &work, &c.erased}, extra...)
 	if err := rows.Scan(into...); err != nil {
 		return nil, err
 	}

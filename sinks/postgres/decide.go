@@ -16,6 +16,12 @@ import (
 	"lethe/sinks"
 )
 
+// The codes of prior values that can no longer be restored.
+const (
+	codeUndoTable  = "undo_table"
+	codeUndoColumn = "undo_column"
+)
+
 // decideLimit is how many decisions one transaction carries out.
 const decideLimit = 100
 
@@ -25,10 +31,12 @@ const (
 	decisionNoCase  = "no_case"  // this replica has no such case
 	decisionTooLate = "too_late" // phase 2 has run
 	decisionHeld    = "held"     // a hold beats proceed; release lifts it
+	decisionRefused = "refused"  // the replica refuses to take phase 1 back: the case is held
 )
 
 // applyDecisions carries out what operators and the gate decided, in the order in which it came. It runs before phase 2,
-// and phase 2 leaves a case alone while a decision on it is open: cancel and hold beat proceed until phase 2 has run.
+// and phase 2 leaves a case alone while a decision on it is open: cancel and hold beat proceed until phase 2 has run. A
+// decision whose erasure is still parked waits for it: carried out now it would find no case, and be lost.
 func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	for {
 		n := 0
@@ -37,7 +45,9 @@ func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (tim
 				return err
 			}
 			rows, err := tx.Query(ctx, r.ledger.sql(`
-				SELECT event_id, ref, decision FROM {s}.decision WHERE done_at IS NULL AND part = ANY ($1)
+				SELECT event_id, ref, decision FROM {s}.decision d WHERE done_at IS NULL AND part = ANY ($1)
+					AND (EXISTS (SELECT FROM {s}.pending p WHERE p.ref = d.ref)
+						OR NOT EXISTS (SELECT FROM {s}.parked k WHERE k.ref = d.ref AND k.done_at IS NULL))
 				ORDER BY stored_at, event_id LIMIT $2`), partsOf(places), decideLimit)
 			if err != nil {
 				return err
@@ -67,10 +77,26 @@ type openDecision struct {
 	Decision string
 }
 
+// decide carries out one decision. One that the replica refuses is closed as such, so that it holds up nothing else, and its
+// case is held: whoever wanted a cancel did not want an erasure.
 func (r *Replica) decide(ctx context.Context, tx pgx.Tx, d openDecision) error {
-	outcome, err := r.decideCase(ctx, tx, d)
-	if err != nil {
+	var outcome string
+	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) (err error) {
+		outcome, err = r.decideCase(ctx, tx, d)
 		return err
+	})
+	if refused := r.reduced("carrying out case decision", err); refused != nil {
+		code := sinks.CodeOf(refused)
+		if sinks.Classify(refused) != sinks.Poison && code != codeUndoTable && code != codeUndoColumn {
+			return err
+		}
+		outcome = decisionRefused
+		_, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET held = true, error_code = $2 WHERE ref = $1 AND state = 'suppressed'`), d.Ref, code)
+		if err != nil {
+			return err
+		}
+		r.log.Error().Hex("event", d.Event).Str("code", code).Str("hint", sinks.HintOf(refused)).
+			Msg("the replica refuses a decision on a case, which is held: mend the cause, then decide again")
 	}
 	_, err = tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.decision SET done_at = now(), outcome = $2 WHERE event_id = $1`), d.Event, outcome)
 	return err
@@ -104,6 +130,11 @@ func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (ou
 	if state != pendingSuppressed {
 		return decisionTooLate, nil
 	}
+	// A case whose phase 2 has run is suppressed again where a value was left, a backup was restored or the mapping has
+	// grown. Its undo is gone, and a cancel would only make the erased person usable again.
+	if c.erased && (decision == schema.DecisionCancel || decision == schema.DecisionHold) {
+		return decisionTooLate, nil
+	}
 	switch decision {
 	case schema.DecisionProceed:
 		if held {
@@ -127,7 +158,7 @@ func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (ou
 // the others of its pass with it.
 func (r *Replica) release(ctx context.Context, tx pgx.Tx, ref []byte) error {
 	_, err := tx.Exec(ctx, r.ledger.sql(`
-		UPDATE {s}.pending p SET held = false, released = true, wait = 'cool_off', attempts = 0, error_code = NULL,
+		UPDATE {s}.pending p SET held = false, released = true, wait = 'cool_off', attempts = ` + sqlNextRound + `, error_code = NULL,
 			due_at = CASE WHEN p.due_at = 'infinity' THEN now() ELSE p.due_at END
 		FROM {s}.pending q
 		WHERE q.ref = $1 AND p.state = 'suppressed' AND (p.ref = q.ref OR q.snapshot AND p.snapshot AND p.run_id = q.run_id)`), ref)
@@ -182,7 +213,7 @@ func (m *Mapping) queueUndo(b *pgx.Batch, u undoEntry) error {
 	t := m.tables[u.Table]
 	if t == nil {
 		return &sinks.Error{
-			Class: sinks.Permanent, Op: "taking phase 1 back", Code: "undo_table",
+			Class: sinks.Permanent, Op: "taking phase 1 back", Code: codeUndoTable,
 			Hint: fmt.Sprintf("table %s was mapped when the case opened and is not now: put it back into the mapping, then cancel again", u.Table),
 		}
 	}
@@ -193,7 +224,7 @@ func (m *Mapping) queueUndo(b *pgx.Batch, u undoEntry) error {
 			col := t.column(name)
 			if col == nil {
 				return "", &sinks.Error{
-					Class: sinks.Permanent, Op: "taking phase 1 back", Code: "undo_column",
+					Class: sinks.Permanent, Op: "taking phase 1 back", Code: codeUndoColumn,
 					Hint: fmt.Sprintf("column %s.%s no longer exists: set the case's flags by hand, then release or cancel", t.label(), name),
 				}
 			}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
 			return err
 		}
 		_, err := tx.Exec(ctx, r.ledger.sql(`
-			UPDATE {s}.pending SET state = 'suppressed', wait = 'none', due_at = now(), attempts = 0, error_code = NULL
+			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = `+sqlNextRound+`, error_code = NULL
 			WHERE part = ANY ($1) AND state = 'verified' AND mapping_digest IS DISTINCT FROM $2`), partsOf(places), r.opts.MappingDigest[:])
 		return err
 	})
@@ -295,11 +296,12 @@ func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*subject) {
 	})
 }
 
-// queueErased writes what became of a case. A subject that has lost its row since phase 1 is looked up again.
+// queueErased writes what became of a case. A subject that has lost its row since phase 1 is looked up again; one whose
+// phase 2 has run before needs none, because phase 2 may have deleted it: the read-back says whether anything is left.
 func (r *Replica) queueErased(b *pgx.Batch, c *openedCase, gaps []string, now time.Time) error {
 	s := c.subject
 	attempt := c.attempts + 1
-	if !s.effect.matched {
+	if !s.effect.matched && !c.erased {
 		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.ref[:])
 		s.unmatchedSince, s.recheckAt, s.dirty = now, now.Add(r.opts.RecheckFirst), true
 		rc := r.caseReceipt(c, schema.ReceiptNoMatch, attempt, reasonGone, gaps, now)
@@ -307,7 +309,7 @@ func (r *Replica) queueErased(b *pgx.Batch, c *openedCase, gaps []string, now ti
 		return r.queueReceipt(b, rc)
 	}
 	s.state, s.dirty = subjectErased, true
-	work, err := encodeWork(caseWork{Persons: s.effect.persons})
+	work, err := encodeWork(caseWork{Persons: slices.Concat(c.work.Persons, s.effect.persons)})
 	if err != nil {
 		return err
 	}
@@ -341,10 +343,10 @@ func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *openedCase, cod
 	err := tx.QueryRow(ctx, r.ledger.sql(`
 		UPDATE {s}.pending SET state = 'suppressed', wait = 'none', error_code = $2,
 			attempts = CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END,
-			due_at = CASE WHEN CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END >= $3
+			due_at = CASE WHEN CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END % $3 = 0
 				THEN 'infinity' ELSE now() + make_interval(secs => $4) END
-		WHERE ref = $1 RETURNING attempts, now()`), c.ref[:], code, maxAttempts, r.opts.RecheckFirst.Seconds()*float64(attempt-1)).Scan(&c.attempts, &now)
-	if err != nil || c.attempts < maxAttempts {
+		WHERE ref = $1 RETURNING attempts, now()`), c.ref[:], code, maxAttempts, r.opts.RecheckFirst.Seconds()*float64((attempt-1)%maxAttempts)).Scan(&c.attempts, &now)
+	if err != nil || c.attempts%maxAttempts != 0 {
 		return err
 	}
 	r.log.Error().Stringer("case", c.id).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")

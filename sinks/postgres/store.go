@@ -256,7 +256,7 @@ func (u *unit) queueSingle(b *pgx.Batch, x *result) {
 		return
 	}
 	switch body := x.event.Body.(type) {
-	case *schema.CaseDecision:
+	case *schema.CaseDecision: // stored_at is their order, within a batch too: the last word of an operator holds
 		if body.Replica != "" && body.Replica != u.r.opts.Name {
 			return
 		}
@@ -265,8 +265,8 @@ func (u *unit) queueSingle(b *pgx.Batch, x *result) {
 			checks = []string{}
 		}
 		b.Queue(l.sql(`
-			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING`),
+			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp()) ON CONFLICT DO NOTHING`),
 			x.event.EventID[:], u.r.ref(x.event.SubjectRef), x.event.CaseID[:], part, body.Decision.String(), body.Reason,
 			checks, body.DecidedBy, timeOrNull(body.DecidedAt))
 	case *schema.Gap:

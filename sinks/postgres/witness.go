@@ -66,7 +66,8 @@ func (r *Replica) reapply(ctx context.Context, places []sinks.Place, tables []st
 		}
 		b := &pgx.Batch{}
 		b.Queue(r.ledger.sql(`
-			UPDATE {s}.pending SET state = 'suppressed', wait = 'none', due_at = now(), attempts = 0, released = true, error_code = 'restored'
+			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = `+sqlNextRound+`, released = true,
+				error_code = 'restored'
 			WHERE state IN ('applied', 'verified') AND NOT observed`))
 		b.Queue(r.ledger.sql(`
 			UPDATE {s}.subject SET next_change_at = now() WHERE state <> 'erased' AND sealed_key IS NOT NULL`))
