@@ -40,8 +40,14 @@ effect, with a signed receipt for each.`,
 	return root
 }
 
-// load reads the config file.
-func (g *globals) load() (*config.Config, error) { return config.Load(g.config) }
+// load reads the config file. One that cannot be read is a fault of the command line.
+func (g *globals) load() (*config.Config, error) {
+	cfg, err := config.Load(g.config)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
+}
 
 // printJSON writes v as one indented document.
 func printJSON(w io.Writer, v any) error {

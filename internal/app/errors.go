@@ -1,9 +1,11 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 
@@ -30,8 +32,16 @@ func IsUnreachable(err error) bool {
 	if code := pii.Code(err); code != "" {
 		return unreachableCode(code)
 	}
-	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	// An errno is a net.Error too, and may be a file's.
+	var (
+		op   *net.OpError
+		name *net.DNSError
+	)
+	if errors.As(err, &op) && op.Op == "listen" {
+		return false // our own port
+	}
+	return op != nil || errors.As(err, &name) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func unreachableCode(code string) bool {
