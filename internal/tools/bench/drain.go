@@ -45,19 +45,20 @@ func drain(ctx context.Context, o *options, dir string) (_ []result, err error) 
 		return nil, err
 	}
 	var ours, theirs []time.Duration
-	peak := 0.0
+	peak, cpu := 0.0, time.Duration(0)
 	for _, r := range rounds {
 		took, err := s.receive(ctx, r.slot, end)
 		if err != nil {
 			return nil, err
 		}
 		theirs = append(theirs, took)
-		took, mb, err := s.capture(ctx, o.lethe, r.config, r.listen, n)
+		used, err := s.capture(ctx, o.lethe, r.config, r.listen, n)
 		if err != nil {
 			return nil, err
 		}
-		ours, peak = append(ours, took), max(peak, mb)
-		fmt.Fprintf(os.Stderr, "pg_recvlogical %.2f s, lethe %.2f s, %.0f MB\n", theirs[len(theirs)-1].Seconds(), took.Seconds(), mb)
+		ours, peak, cpu = append(ours, used.wall), max(peak, used.mb), max(cpu, used.cpu)
+		fmt.Fprintf(os.Stderr, "pg_recvlogical %.2f s, lethe %.2f s with %.2f s of CPU and %.0f MB\n", took.Seconds(), used.wall.Seconds(),
+			used.cpu.Seconds(), used.mb)
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)
@@ -65,7 +66,7 @@ func drain(ctx context.Context, o *options, dir string) (_ []result, err error) 
 	ratio := a.Seconds() / b.Seconds()
 	return []result{
 		{
-			fmt.Sprintf("drain %d row changes into acknowledged events", 3*n), fmt.Sprintf("%.2f s", a.Seconds()),
+			fmt.Sprintf("drain %d row changes into acknowledged events", 3*n), fmt.Sprintf("%.2f s (%.1f s of CPU)", a.Seconds(), cpu.Seconds()),
 			fmt.Sprintf("pg_recvlogical to a file: %.2f s", b.Seconds()), fmt.Sprintf("%.2f", ratio), fmt.Sprintf("at most %.1f", drainTarget), ratio <= drainTarget,
 		},
 		{"memory of the process meanwhile", fmt.Sprintf("%.0f MB", peak), "", "", fmt.Sprintf("at most %.0f MB", memoryTarget), peak <= memoryTarget},
@@ -121,20 +122,31 @@ func (s *stage) receive(ctx context.Context, slot, end string) (time.Duration, e
 	return took, os.Remove(file)
 }
 
+// usage is what a run of lethe took.
+type usage struct {
+	wall, cpu time.Duration
+	mb        float64
+}
+
 // capture runs the capture role from its start until Kafka has acknowledged every event of the backlog.
-func (s *stage) capture(ctx context.Context, lethe, config, listen string, events int) (time.Duration, float64, error) {
+func (s *stage) capture(ctx context.Context, lethe, config, listen string, events int) (u usage, err error) {
 	began := time.Now()
 	p, err := s.start(ctx, lethe, config, "--role", "capture")
 	if err != nil {
-		return 0, 0, err
+		return u, err
 	}
 	err = await(ctx, 5*time.Millisecond, 2*time.Minute, func() (bool, error) {
 		n, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="ConsentChange"}`)
 		return int(n) >= events, err
 	})
-	took := time.Since(began)
+	u.wall = time.Since(began)
 	mb, peakErr := p.peak()
-	return took, mb, errors.Join(p.stop(err), peakErr)
+	err = errors.Join(p.stop(err), peakErr)
+	if state := p.cmd.ProcessState; state != nil {
+		u.cpu = state.UserTime() + state.SystemTime()
+	}
+	u.mb = mb
+	return u, err
 }
 
 // splitScript splits at the semicolons that end a line outside of dollar quotes.
