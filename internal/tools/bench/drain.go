@@ -57,8 +57,8 @@ func drain(ctx context.Context, o *options, dir string) (_ []result, err error) 
 			return nil, err
 		}
 		ours, peak, cpu = append(ours, used.wall), max(peak, used.mb), max(cpu, used.cpu)
-		fmt.Fprintf(os.Stderr, "pg_recvlogical %.2f s, lethe %.2f s with %.2f s of CPU and %.0f MB\n", took.Seconds(), used.wall.Seconds(),
-			used.cpu.Seconds(), used.mb)
+		fmt.Fprintf(os.Stderr, "pg_recvlogical %.2f s, lethe %.2f s (start %.2f s) with %.2f s of CPU and %.0f MB\n", took.Seconds(),
+			used.wall.Seconds(), used.startup.Seconds(), used.cpu.Seconds(), used.mb)
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)
@@ -124,22 +124,31 @@ func (s *stage) receive(ctx context.Context, slot, end string) (time.Duration, e
 
 // usage is what a run of lethe took.
 type usage struct {
-	wall, cpu time.Duration
-	mb        float64
+	startup, wall, cpu time.Duration
+	mb                 float64
 }
 
-// capture runs the capture role from its start until Kafka has acknowledged every event of the backlog.
+// capture runs the capture role from where it streams until Kafka has acknowledged every event of the backlog.
 func (s *stage) capture(ctx context.Context, lethe, config, listen string, events int) (u usage, err error) {
-	began := time.Now()
+	launched := time.Now()
 	p, err := s.start(ctx, lethe, config, "--role", "capture")
 	if err != nil {
 		return u, err
 	}
-	err = await(ctx, 5*time.Millisecond, 2*time.Minute, func() (bool, error) {
-		n, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="ConsentChange"}`)
-		return int(n) >= events, err
+	// Its own checks at the start are no part of draining; they are told apart.
+	began := launched
+	err = await(ctx, 5*time.Millisecond, time.Minute, func() (bool, error) {
+		streaming, err := metric(ctx, listen, `lethe_capture_state{source="crm",state="streaming"}`)
+		began = time.Now()
+		return streaming == 1, err
 	})
-	u.wall = time.Since(began)
+	if err == nil {
+		err = await(ctx, 50*time.Millisecond, 2*time.Minute, func() (bool, error) {
+			n, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="ConsentChange"}`)
+			return int(n) >= events, err
+		})
+	}
+	u.wall, u.startup = time.Since(began), began.Sub(launched)
 	mb, peakErr := p.peak()
 	err = errors.Join(p.stop(err), peakErr)
 	if state := p.cmd.ProcessState; state != nil {
