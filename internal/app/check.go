@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/segmentio/kafka-go"
 
 	"lethe/capture"
 	"lethe/capture/checkpoint"
@@ -164,8 +165,38 @@ func checkKafka(ctx context.Context, cfg *config.Config) ([]Finding, error) {
 	return append(out, gapFindings(c)...), nil
 }
 
-func loadCheckpoint(ctx context.Context, cfg *config.Config, conn *kafkaconn.Conn) (*capture.Checkpoint, error) {
-	return checkpoint.New(checkpoint.Options{Conn: conn, Source: cfg.Name}).Load(ctx)
+func loadCheckpoint(ctx context.Context, cfg *config.Config, conn *kafkaconn.Conn) (c *capture.Checkpoint, err error) {
+	store := checkpoint.New(checkpoint.Options{Conn: conn, Source: cfg.Name})
+	err = settled(ctx, func() error {
+		c, err = store.Load(ctx)
+		return err
+	})
+	return c, err
+}
+
+// A broker that has just made a topic, or is electing a leader, says so for a moment.
+const (
+	settleWithin = 5 * time.Second
+	settlePause  = 100 * time.Millisecond
+)
+
+// settled repeats what a broker answers with an error that passes.
+func settled(ctx context.Context, ask func() error) error {
+	deadline := time.Now().Add(settleWithin)
+	tick := time.NewTicker(settlePause)
+	defer tick.Stop()
+	for {
+		err := ask()
+		var code kafka.Error
+		if !errors.As(err, &code) || kafkaconn.Classify(err) != kafkaconn.ClassTransient || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
 func gapFindings(c *capture.Checkpoint) []Finding {

@@ -195,7 +195,11 @@ func readKafka(ctx context.Context, cfg *config.Config) (s KafkaStatus) {
 		s.Checkpoint = &CheckpointInfo{Position: c.Position.String(), Incarnation: c.Incarnation, CommittedAt: c.CommittedAt, WrittenAt: c.WrittenAt}
 		s.Gaps = gapInfos(c.Gaps)
 	}
-	if s.Partitions, err = partitionEnds(ctx, conn); err != nil {
+	err = settled(ctx, func() error {
+		s.Partitions, err = partitionEnds(ctx, conn)
+		return err
+	})
+	if err != nil {
 		return fail(err)
 	}
 	for _, p := range s.Partitions {
