@@ -127,7 +127,9 @@ func TestObserveWritesNothing(t *testing.T) {
 	w.r = w.replica()
 	w.assign()
 	w.due()
-	w.want(flags, "1|false|0|false|false|false|false\n2|true|1|false|false|false|true")
+	w.due()
+	w.want(flags, "1|false|0|false|false|false|false\n2|false|1|false|false|false|true")
+	w.want(`SELECT due_at > now() + interval '55 minutes' FROM lethe.pending`, "true") // the cool-off begins now
 }
 
 func TestRowThatComesLaterGetsTheFold(t *testing.T) {

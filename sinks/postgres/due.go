@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"math"
 	"strings"
@@ -21,7 +22,8 @@ const dueLimit = 500
 const pausedRetry = 5 * time.Second
 
 // RunDue implements sinks.Chores. Its transactions are small, and each holds the rows of all partitions given, compared
-// with places: batches of the same worker wait for it, and a worker that has lost a partition gets ErrFenced.
+// with places: batches of the same worker wait for it, and a worker that has lost a partition gets ErrFenced. Where there is
+// much to do each chore does one slice and asks to be called again at once, so that prohibitions come in between.
 func (r *Replica) RunDue(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	if len(places) == 0 {
 		return time.Time{}, nil
@@ -91,44 +93,65 @@ func (r *Replica) reopenObserved(ctx context.Context, places []sinks.Place) erro
 	return classify("reopening observed cases", err)
 }
 
-// eachDue runs fn on the subjects whose column is due, in transactions of dueLimit, and returns when the next one is.
+// eachDue runs fn on the subjects whose column is due, one slice a call, and returns when the next one is. A slice that the
+// replica refuses is halved down to the one subject that it refuses (a constraint, a trigger): that one is left for
+// RecheckLater, and holds up neither the others nor the chores behind this one.
 func (r *Replica) eachDue(
 	ctx context.Context, places []sinks.Place, column, op string, fn func(context.Context, pgx.Tx, *subjects) error,
 ) (time.Time, error) {
-	due := r.ledger.sql(`SELECT ref FROM {s}.subject
-		WHERE part = ANY ($1) AND ` + column + ` <= now() ORDER BY ` + column + ` LIMIT $2`)
-	parts := partsOf(places)
-	for {
-		n := 0
-		err := r.inTx(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
-			if err := r.lockPlaces(ctx, tx, places); err != nil {
-				return err
-			}
-			rows, err := tx.Query(ctx, due, parts, dueLimit)
-			if err != nil {
-				return err
-			}
-			refs, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-			if n = len(refs); err != nil || n == 0 {
-				return err
-			}
-			set, err := r.load(ctx, tx, refs)
-			if err != nil {
-				return err
-			}
-			return fn(ctx, tx, set)
-		})
-		if err != nil {
+	for limit := dueLimit; ; {
+		refs, err := r.dueSlice(ctx, places, column, op, limit, fn)
+		switch {
+		case err == nil && len(refs) == limit:
+			return time.Now(), nil
+		case err == nil:
+			return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(`+column+`) - now())::float8
+				FROM {s}.subject WHERE part = ANY ($1)`, partsOf(places))
+		case sinks.Classify(err) != sinks.Poison || len(refs) == 0:
 			return time.Time{}, err
+		case len(refs) == 1:
+			r.log.Error().Str("op", op).Str("code", sinks.CodeOf(err)).Hex("subject", refs[0]).
+				Msg("the replica refuses what a subject's facts ask for: mend its row; it is tried again")
+			return time.Now(), r.leaveForLater(ctx, places, column, op, refs[0])
 		}
-		if n == dueLimit {
-			continue
-		}
-		var seconds *float64
-		err = r.opts.Pool.QueryRow(ctx, r.ledger.sql(`SELECT extract(epoch FROM min(`+column+`) - now())::float8
-			FROM {s}.subject WHERE part = ANY ($1)`), parts).Scan(&seconds)
-		return untilDue(seconds), classify(op, err)
+		limit = len(refs) / 2
 	}
+}
+
+// dueSlice runs fn on up to limit due subjects in one transaction. Also with an error it returns which ones they were.
+func (r *Replica) dueSlice(
+	ctx context.Context, places []sinks.Place, column, op string, limit int, fn func(context.Context, pgx.Tx, *subjects) error,
+) (refs [][]byte, err error) {
+	err = r.inTx(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, r.ledger.sql(`SELECT ref FROM {s}.subject
+			WHERE part = ANY ($1) AND `+column+` <= now() ORDER BY `+column+`, ref LIMIT $2`), partsOf(places), limit)
+		if err != nil {
+			return err
+		}
+		if refs, err = pgx.CollectRows(rows, pgx.RowTo[[]byte]); err != nil || len(refs) == 0 {
+			return err
+		}
+		set, err := r.load(ctx, tx, refs)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, tx, set)
+	})
+	return refs, err
+}
+
+func (r *Replica) leaveForLater(ctx context.Context, places []sinks.Place, column, op string, ref []byte) error {
+	return r.inTx(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.subject SET `+column+` = now() + make_interval(secs => $2) WHERE ref = $1`),
+			ref, r.opts.RecheckLater.Seconds())
+		return err
+	})
 }
 
 // refold writes the current fold of loaded subjects, and their rows of lethe.subject. prepare, if not nil, runs between
@@ -167,6 +190,9 @@ func (r *Replica) refold(ctx context.Context, tx pgx.Tx, set *subjects, prepare 
 // foundAttempt is the attempt of receipts made when a row appeared: above every offset's, so that they are the effective
 // ones.
 const foundAttempt = math.MaxUint32
+
+// replayAttempt is the attempt of the receipt of a replayed event.
+const replayAttempt = foundAttempt - 1
 
 // openCase is an erasure whose phase 1 is still to be done, because its subject had no row or the mode was observe.
 type openCase struct {
@@ -266,9 +292,13 @@ func (r *Replica) queueFound(
 			return err
 		}
 	}
-	rows, err := tx.Query(ctx, r.ledger.sql(`
-		UPDATE {s}.readback SET due_at = now() WHERE ref = $1 AND due_at = 'infinity'
-		RETURNING event_id, kind, committed_at, config_digest`), s.ref[:])
+	state, reason, evidence := schema.ReceiptApplied, reasonRowFound, schema.EvidenceApplied
+	followed := `UPDATE {s}.readback SET due_at = now() WHERE ref = $1 AND due_at = 'infinity'`
+	if r.cfg.Mode == modeObserve { // nothing was written: there is nothing to read back
+		state, reason, evidence = schema.ReceiptPlanned, reasonObserve, schema.EvidenceAttempted
+		followed = `DELETE FROM {s}.readback WHERE ref = $1 AND due_at = 'infinity'`
+	}
+	rows, err := tx.Query(ctx, r.ledger.sql(followed+` RETURNING event_id, kind, committed_at, config_digest`), s.ref[:])
 	if err != nil {
 		return err
 	}
@@ -287,8 +317,8 @@ func (r *Replica) queueFound(
 		if err != nil {
 			return err
 		}
-		rc := r.newReceipt(schema.EventID(event), typ, schema.ReceiptApplied, 0)
-		rc.Reason, rc.Evidence, rc.Rows, rc.Gaps = reasonRowFound, schema.EvidenceApplied, s.effect.rows, gaps
+		rc := r.newReceipt(schema.EventID(event), typ, state, 0)
+		rc.Reason, rc.Evidence, rc.Rows, rc.Gaps = reason, evidence, s.effect.rows, gaps
 		rc.CommittedAt, rc.MadeAt, rc.ref, rc.part = committed, now, s.ref[:], s.part
 		copy(rc.ConfigDigest[:], digest)
 		if err := r.queueReceipt(b, rc); err != nil {
@@ -302,15 +332,21 @@ func (r *Replica) queueFound(
 // commit times of those events are no longer known here: the time at which the first of them found no row stands for them.
 func (r *Replica) queueFoundConsents(b *pgx.Batch, s *subject, gaps []string, now time.Time) error {
 	var events []schema.EventOutcome
+	var newest *sinks.Fact // the receipt is named for it: a row may vanish and be found again
 	for i := range s.facts {
-		if strings.HasPrefix(s.facts[i].Scope, consentPrefix) {
-			events = append(events, schema.EventOutcome{EventID: s.facts[i].EventID, Outcome: outcomeApplied})
+		f := &s.facts[i]
+		if !strings.HasPrefix(f.Scope, consentPrefix) {
+			continue
+		}
+		events = append(events, schema.EventOutcome{EventID: f.EventID, Outcome: outcomeApplied})
+		if newest == nil || bytes.Compare(f.Order[:], newest.Order[:]) > 0 {
+			newest = f
 		}
 	}
 	if len(events) == 0 || r.cfg.Mode == modeObserve {
 		return nil
 	}
-	rc := r.newReceipt(events[0].EventID, schema.TypeConsentChange, schema.ReceiptApplied, foundAttempt)
+	rc := r.newReceipt(newest.EventID, schema.TypeConsentChange, schema.ReceiptApplied, foundAttempt)
 	rc.Reason, rc.Evidence, rc.Events, rc.Rows, rc.Gaps = reasonRowFound, schema.EvidenceApplied, events, s.effect.rows, gaps
 	rc.CommittedAt, rc.MadeAt, rc.part = s.waitedSince, now, s.part
 	return r.queueReceipt(b, rc)
@@ -321,16 +357,19 @@ func (r *Replica) queueFoundCase(b *pgx.Batch, s *subject, c openCase, gaps []st
 	if err != nil {
 		return err
 	}
-	observe, state := r.cfg.Mode == modeObserve, schema.ReceiptSuppressed
+	observe, state, reason, evidence := r.cfg.Mode == modeObserve, schema.ReceiptSuppressed, reasonRowFound, schema.EvidenceApplied
 	if observe {
-		state = schema.ReceiptPlanned
+		state, reason, evidence = schema.ReceiptPlanned, reasonObserve, schema.EvidenceAttempted
 	}
+	// The cool-off begins with the suppression, however old the case: somebody may want to cancel what they see only now. A
+	// failed case stays failed.
 	b.Queue(r.ledger.sql(`
-		UPDATE {s}.pending SET matched = true, observed = $3, suppressed_at = now(), undo = $2 WHERE ref = $1`),
-		s.ref[:], jsonOrNull(undo), observe)
+		UPDATE {s}.pending SET matched = true, observed = $3, suppressed_at = now(), undo = $2,
+			due_at = CASE WHEN due_at < 'infinity' THEN now() + make_interval(secs => $4) ELSE due_at END WHERE ref = $1`),
+		s.ref[:], jsonOrNull(undo), observe, r.cfg.Erase.CoolOff.Seconds())
 	rc := r.newReceipt(c.event, schema.TypeSubjectErasure, state, 0)
 	rc.CaseID, rc.CommittedAt, rc.ConfigDigest, rc.MadeAt = c.caseID, c.committed, c.digest, now
-	rc.Reason, rc.Evidence, rc.Rows, rc.Gaps = reasonRowFound, schema.EvidenceApplied, s.effect.rows, gaps
+	rc.Reason, rc.Evidence, rc.Rows, rc.Gaps = reason, evidence, s.effect.rows, gaps
 	rc.ref, rc.part = s.ref[:], s.part
 	return r.queueReceipt(b, rc)
 }

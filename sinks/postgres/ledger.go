@@ -23,6 +23,7 @@ const (
 	metaSource        = "source"
 	metaDigest        = "mapping_digest" // hex, of the mapping that Setup activated
 	metaWitness       = "witness"        // decimal, raised with every mapped schema's witness row at each phase 2
+	metaFolded        = "folded"         // the mapping under which every fold was asked for; see refoldGrown
 	metaPaused        = "paused"         // present while an operator holds this replica
 )
 

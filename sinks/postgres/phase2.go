@@ -89,20 +89,6 @@ func (e *refusedError) Error() string { return e.err.Error() }
 
 func (e *refusedError) Unwrap() error { return e.err }
 
-// reopenGrown sends erased subjects through phase 2 again when the mapping has changed since: a column that is mapped
-// now may still hold what was not erased then.
-func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
-	return r.inTx(ctx, "reopening cases of an older mapping", func(ctx context.Context, tx pgx.Tx) error {
-		if err := r.lockPlaces(ctx, tx, places); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, r.ledger.sql(`
-			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = `+sqlNextRound+`, error_code = NULL
-			WHERE part = ANY ($1) AND state = 'verified' AND mapping_digest IS DISTINCT FROM $2`), partsOf(places), r.opts.MappingDigest[:])
-		return err
-	})
-}
-
 // phase2Batch erases up to limit cases and returns how many were due.
 func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit int) (n int, err error) {
 	var current []*openedCase

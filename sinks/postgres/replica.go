@@ -107,6 +107,7 @@ type Replica struct {
 
 	mu      sync.Mutex
 	mapping *Mapping // nil: read the catalog again before the next use
+	grown   grown
 	// resealAt is when rows of older seal keys are looked for next.
 	resealAt time.Time
 }
@@ -139,7 +140,7 @@ func New(opts Options) (*Replica, error) {
 		}
 	}
 	r.chores = []chore{
-		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
+		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldGrown, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
 		r.resealKeys, r.refreshGauges,
 	}
 	return r, nil
@@ -199,7 +200,7 @@ func (r *Replica) compiled(ctx context.Context) (*Mapping, error) {
 // assignment, because Setup may have activated another mapping meanwhile.
 func (r *Replica) forget() {
 	r.mu.Lock()
-	r.mapping = nil
+	r.mapping, r.grown = nil, grown{}
 	r.mu.Unlock()
 }
 

@@ -88,17 +88,21 @@ func (u *unit) receiptOf(x *result, state schema.ReceiptState) *storedReceipt {
 }
 
 // batchReceipt lists events with their outcomes. Its attempt is the offset of the first record: the same event delivered
-// again lies at another offset, and so its receipt is another one.
+// again lies at another offset, and so its receipt is another one. A replayed event was at its offset already, in the
+// receipt that called it parked.
 func (u *unit) batchReceipt(list []*result) *storedReceipt {
 	first := list[0]
 	attempt := uint32(first.record.Offset & 0xffffffff)
-	state := schema.ReceiptApplied
+	if u.replaying {
+		attempt = replayAttempt
+	}
+	state, evidence := schema.ReceiptApplied, schema.EvidenceApplied
 	if u.r.cfg.Mode == modeObserve {
-		state = schema.ReceiptPlanned
+		state, evidence = schema.ReceiptPlanned, schema.EvidenceAttempted
 	}
 	rc := u.r.newReceipt(first.event.EventID, schema.TypeConsentChange, state, attempt)
 	rc.CommittedAt, rc.ConfigDigest = first.event.CommittedAt, first.event.ConfigDigest
-	rc.MadeAt, rc.Gaps, rc.Evidence = u.now, u.openGaps(), schema.EvidenceApplied
+	rc.MadeAt, rc.Gaps, rc.Evidence = u.now, u.openGaps(), evidence
 	rc.part = first.record.Partition
 	rc.Events = make([]schema.EventOutcome, len(list))
 	for i, x := range list {

@@ -29,16 +29,12 @@ const (
 // no value in a mapped column of any row that the person's keys or the CRM key lead to, and no place in the audience.
 func (r *Replica) verifyErased(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	const op = "verifying erasures"
-	for {
-		cases, err := collectCases(ctx, r.opts.Pool, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p
-			WHERE part = ANY ($1) AND state = 'applied' AND due_at <= now() ORDER BY due_at, ref LIMIT $2`), partsOf(places), verifyLimit)
-		if err != nil {
-			return time.Time{}, classify(op, err)
-		}
-		if len(cases) == 0 {
-			return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending
-				WHERE part = ANY ($1) AND state = 'applied'`, partsOf(places))
-		}
+	cases, err := collectCases(ctx, r.opts.Pool, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p
+		WHERE part = ANY ($1) AND state = 'applied' AND due_at <= now() ORDER BY due_at, ref LIMIT $2`), partsOf(places), verifyLimit)
+	if err != nil {
+		return time.Time{}, classify(op, err)
+	}
+	if len(cases) > 0 {
 		remaining, at, err := r.readBack(ctx, cases)
 		if err != nil {
 			return time.Time{}, err
@@ -50,10 +46,12 @@ func (r *Replica) verifyErased(ctx context.Context, places []sinks.Place) (time.
 			}
 			return r.conclude(ctx, tx, cases, remaining, at)
 		})
-		if err != nil {
-			return time.Time{}, err
+		if err != nil || len(cases) == verifyLimit {
+			return time.Now(), err
 		}
 	}
+	return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending
+		WHERE part = ANY ($1) AND state = 'applied'`, partsOf(places))
 }
 
 // readTx runs fn in a read-only snapshot on the verification pool.
@@ -273,11 +271,11 @@ func (m *Mapping) queueReadClosed(b *pgx.Batch, ft *foldTable, persons *personKe
 		if c.kind != kindPermitted && c.kind != kindReconsentDue || erased[c.column.name] {
 			continue
 		}
-		yes := "true"
+		op := " = true"
 		if c.asNumber {
-			yes = "1"
+			op = " <> 0" // whatever an owner counts with: only 0 is no
 		}
-		open = append(open, "t."+c.column.sql()+" = "+yes)
+		open = append(open, "t."+c.column.sql()+op)
 	}
 	if len(open) == 0 {
 		return
@@ -310,10 +308,25 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*openedCase, 
 	if err != nil {
 		return err
 	}
+	// The owner of other partitions may have seen a restore since and opened all cases again, without the rows of ours: what
+	// was read back before that proves nothing.
+	rows, err := tx.Query(ctx, r.ledger.sql(`SELECT ref FROM {s}.pending WHERE ref = ANY ($1) AND state = 'applied' FOR UPDATE`), refsOf(cases))
+	if err != nil {
+		return err
+	}
+	refs, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return err
+	}
+	still := make(map[refKey]bool, len(refs))
+	for _, ref := range refs {
+		still[refKey(ref)] = true
+	}
 	b := &pgx.Batch{}
 	var done []*openedCase
 	for i, c := range cases {
 		switch {
+		case !still[c.ref]:
 		case remaining[i] > 0:
 			if err := r.failAttempt(ctx, tx, c, reasonResidual); err != nil {
 				return err

@@ -65,8 +65,9 @@ func (r *Replica) reapply(ctx context.Context, places []sinks.Place, tables []st
 			return err
 		}
 		b := &pgx.Batch{}
+		b.Queue(`SELECT set_config('statement_timeout', '0', true)`) // it grows with the ledger
 		b.Queue(r.ledger.sql(`
-			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = `+sqlNextRound+`, released = true,
+			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = ` + sqlNextRound + `, released = true,
 				error_code = 'restored'
 			WHERE state IN ('applied', 'verified') AND NOT observed`))
 		b.Queue(r.ledger.sql(`

@@ -1,0 +1,104 @@
+package postgres
+
+import (
+	"context"
+	"encoding/hex"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/config"
+	"lethe/sinks"
+)
+
+// foldedObserving is the value of metaFolded while the replica is only observed: facts gather, and no column follows them.
+const foldedObserving = "observe"
+
+// foldedUnder is the value of metaFolded for a mapping.
+func foldedUnder(cfg *config.Replica, digest [32]byte) string {
+	if cfg.Mode == modeObserve {
+		return foldedObserving
+	}
+	return hex.EncodeToString(digest[:])
+}
+
+// grown says what has been done for the mapping as it is compiled: that is asked once an assignment, not at every chore.
+type grown struct {
+	folds bool
+	cases map[int32]bool // partitions whose cases of an older mapping are open again
+}
+
+// refoldGrown asks for the fold of every subject where columns follow from it that did not before: the mapping has
+// another digest, or the replica was observed until now. What people have said meanwhile is known, and was written nowhere.
+// Their rows are reached through next_change_at, in slices.
+func (r *Replica) refoldGrown(ctx context.Context, places []sinks.Place) (time.Time, error) {
+	r.mu.Lock()
+	done := r.grown.folds
+	r.mu.Unlock()
+	if done {
+		return time.Time{}, nil
+	}
+	want := foldedUnder(r.cfg, r.opts.MappingDigest)
+	have, _, err := r.ledger.readMeta(ctx, r.opts.Pool, metaFolded)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if have != want {
+		err = r.inTx(ctx, "asking for the folds of a larger mapping", func(ctx context.Context, tx pgx.Tx) error {
+			if err := r.lockPlaces(ctx, tx, places); err != nil {
+				return err
+			}
+			b := &pgx.Batch{}
+			b.Queue(`SELECT set_config('statement_timeout', '0', true)`) // it grows with the ledger
+			if want != foldedObserving {
+				b.Queue(r.ledger.sql(`UPDATE {s}.subject SET next_change_at = now() WHERE state <> 'erased' AND sealed_key IS NOT NULL`))
+			}
+			b.Queue(r.ledger.sql(`INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET v = excluded.v`), metaFolded, want)
+			return send(ctx, tx, b)
+		})
+		if err != nil {
+			return time.Time{}, err
+		}
+	}
+	r.mu.Lock()
+	r.grown.folds = true
+	r.mu.Unlock()
+	return time.Time{}, nil
+}
+
+// reopenGrown sends erased subjects through phase 2 again when the mapping has changed since: a column that is mapped
+// now may still hold what was not erased then.
+func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
+	var parts []int32
+	r.mu.Lock()
+	for _, p := range places {
+		if !r.grown.cases[p.Partition] {
+			parts = append(parts, p.Partition)
+		}
+	}
+	r.mu.Unlock()
+	if len(parts) == 0 {
+		return nil
+	}
+	err := r.inTx(ctx, "reopening cases of an older mapping", func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, r.ledger.sql(`
+			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = `+sqlNextRound+`, error_code = NULL
+			WHERE part = ANY ($1) AND state = 'verified' AND mapping_digest IS DISTINCT FROM $2`), parts, r.opts.MappingDigest[:])
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.grown.cases == nil {
+		r.grown.cases = map[int32]bool{}
+	}
+	for _, n := range parts {
+		r.grown.cases[n] = true
+	}
+	return nil
+}
