@@ -131,7 +131,7 @@ func parseEvent(value []byte, texts *interner) (p parsed, err error) {
 	r := reader{b: value, off: headerSize, texts: texts}
 	p.ev = new(Event)
 	readHeader(&r, &p.ev.Header)
-	readBody(&r, Type(record), &p)
+	readBody(&r, Type(record), &p) //nolint:gosec // at most TypePassMarker
 	p.keyOffset = r.off
 	p.sealedKey = r.bytes()
 	if r.bad || r.left() != 0 {

@@ -142,10 +142,10 @@ func SplitKey(key []byte) ([]string, error) {
 	var parts []string
 	for len(key) > 0 {
 		n, w := binary.Uvarint(key)
-		if w <= 0 || n > uint64(len(key)-w) || (w > 1 && key[w-1] == 0) {
+		if w <= 0 || n > uint64(len(key)-w) || (w > 1 && key[w-1] == 0) { //nolint:gosec // w is at most len(key)
 			return nil, ErrKeyForm
 		}
-		end := w + int(n)
+		end := w + int(n) //nolint:gosec // at most len(key)
 		parts = append(parts, string(key[w:end]))
 		key = key[end:]
 	}

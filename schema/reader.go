@@ -74,7 +74,7 @@ func (r *reader) enum(n names) uint8 {
 		r.fault()
 		return 0
 	}
-	return uint8(v)
+	return uint8(v) //nolint:gosec // below len(n), which is small
 }
 
 func (r *reader) uint32() uint32 {

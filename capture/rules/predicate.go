@@ -110,7 +110,7 @@ func (p *predicate) holds(x *row, img image) (bool, error) {
 		}
 		// Lengths keep the columns apart; four bytes hold the longest value that PostgreSQL has.
 		n := len(v.Text)
-		p.key = append(p.key, 1, byte(n), byte(n>>8), byte(n>>16), byte(n>>24))
+		p.key = append(p.key, 1, byte(n), byte(n>>8), byte(n>>16), byte(n>>24)) //nolint:gosec // the four bytes of n
 		p.key = append(p.key, v.Text...)
 		if len(p.key) > cachedBytes {
 			return p.run(x, img)

@@ -17,7 +17,7 @@ func start(t *testing.T, roles []RoleStatus) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "lethe_test"}))
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "lethe_test", Help: "A test."}))
 	s, err := New(ctx, Options{Listen: "127.0.0.1:0", Gatherer: registry, Roles: func() []RoleStatus { return roles }, Logger: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)

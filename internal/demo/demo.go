@@ -96,7 +96,7 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 	o.defaults()
 	s := &stage{o: o, say: newTeller(o.Out), fill: newFill(o.Customers), marketProbe: newProber(probeMarketing), reportProbe: newProber(probeReporting)}
 	summary, err := s.run(ctx)
-	return summary, errors.Join(err, s.close())
+	return summary, errors.Join(err, s.close()) //nolint:contextcheck // what ran is closed although ctx is over
 }
 
 func (s *stage) run(ctx context.Context) (*Summary, error) {

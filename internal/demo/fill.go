@@ -95,36 +95,78 @@ func copyAll(ctx context.Context, conn *pgx.Conn, jobs []copyJob) error {
 func (f *fill) crm(ctx context.Context, conn *pgx.Conn) error {
 	yesterday := time.Now().UTC().AddDate(0, 0, -1)
 	err := copyAll(ctx, conn, []copyJob{
-		{"customer", []string{"customer_id", "last_name", "first_name", "national_id", "birth_date", "gender", "qualifier_1", "qualifier_2"},
+		{
+			"customer",
+			[]string{"customer_id", "last_name", "first_name", "national_id", "birth_date", "gender", "qualifier_1", "qualifier_2"},
 			f.rows(func(p *person) []any {
 				return []any{p.id, p.last, p.first, p.nationalID, p.born, p.gender, p.hobby, p.household}
-			})},
-		{"customer_address", []string{"customer_id", "line1", "postal_code", "city"},
-			f.rows(func(p *person) []any { return []any{p.id, p.street, p.postal, p.city} })},
-		{"customer_email", []string{"email_id", "customer_id", "email"},
-			f.rows(func(p *person) []any { return []any{p.id, p.id, p.email} })},
-		{"customer_phone", []string{"phone_id", "customer_id", "number"},
-			f.rows(func(p *person) []any { return []any{p.id, p.id, p.phone} })},
-		{"email_history", []string{"customer_id", "email", "until"},
-			f.rows(func(p *person) []any { return []any{p.id, p.oldEmail, yesterday} })},
-		{"address_history", []string{"customer_id", "line1", "postal_code", "city"},
-			f.rows(func(p *person) []any { return []any{p.id, p.oldStreet, p.postal, p.city} })},
-		{"auth_record", []string{"customer_id", "login", "secret_hash"},
-			f.rows(func(p *person) []any { return []any{p.id, p.login, p.token} })},
-		{"epayment", []string{"customer_id", "token", "holder_name", "iban"},
-			f.rows(func(p *person) []any { return []any{p.id, p.token, p.holder, p.iban} })},
-		{"questionnaire_answer", []string{"customer_id", "question", "answer_text"},
-			f.rows(func(p *person) []any { return []any{p.id, "Parlez-nous de vous", p.answer} })},
-		{"vendor", []string{"customer_id", "name", "contact", "email"},
-			f.rows(func(p *person) []any { return []any{p.id, p.last + " SARL", p.holder, p.email} })},
-		{"customer_note", []string{"customer_id", "note_code", "body"},
-			f.rows(func(p *person) []any { return []any{p.id, "WELCOME", "Courrier de bienvenue à " + p.holder} })},
-		{"order_service", []string{"customer_id", "magazine"},
-			f.rows(func(p *person) []any { return []any{p.id, p.magazine} })},
-		{"invoice", []string{"customer_id", "invoiced_on", "amount"},
-			f.rows(func(p *person) []any { return []any{p.id, yesterday, float64(p.id%90) + 9.5} })},
-		{"consent", []string{"customer_id", "purpose_code", "channel_code", "contact_id", "status", "legal_basis", "document_id"},
-			f.consents()},
+			}),
+		},
+		{
+			"customer_address",
+			[]string{"customer_id", "line1", "postal_code", "city"},
+			f.rows(func(p *person) []any { return []any{p.id, p.street, p.postal, p.city} }),
+		},
+		{
+			"customer_email",
+			[]string{"email_id", "customer_id", "email"},
+			f.rows(func(p *person) []any { return []any{p.id, p.id, p.email} }),
+		},
+		{
+			"customer_phone",
+			[]string{"phone_id", "customer_id", "number"},
+			f.rows(func(p *person) []any { return []any{p.id, p.id, p.phone} }),
+		},
+		{
+			"email_history",
+			[]string{"customer_id", "email", "until"},
+			f.rows(func(p *person) []any { return []any{p.id, p.oldEmail, yesterday} }),
+		},
+		{
+			"address_history",
+			[]string{"customer_id", "line1", "postal_code", "city"},
+			f.rows(func(p *person) []any { return []any{p.id, p.oldStreet, p.postal, p.city} }),
+		},
+		{
+			"auth_record",
+			[]string{"customer_id", "login", "secret_hash"},
+			f.rows(func(p *person) []any { return []any{p.id, p.login, p.token} }),
+		},
+		{
+			"epayment",
+			[]string{"customer_id", "token", "holder_name", "iban"},
+			f.rows(func(p *person) []any { return []any{p.id, p.token, p.holder, p.iban} }),
+		},
+		{
+			"questionnaire_answer",
+			[]string{"customer_id", "question", "answer_text"},
+			f.rows(func(p *person) []any { return []any{p.id, "Parlez-nous de vous", p.answer} }),
+		},
+		{
+			"vendor",
+			[]string{"customer_id", "name", "contact", "email"},
+			f.rows(func(p *person) []any { return []any{p.id, p.last + " SARL", p.holder, p.email} }),
+		},
+		{
+			"customer_note",
+			[]string{"customer_id", "note_code", "body"},
+			f.rows(func(p *person) []any { return []any{p.id, "WELCOME", "Courrier de bienvenue à " + p.holder} }),
+		},
+		{
+			"order_service",
+			[]string{"customer_id", "magazine"},
+			f.rows(func(p *person) []any { return []any{p.id, p.magazine} }),
+		},
+		{
+			"invoice",
+			[]string{"customer_id", "invoiced_on", "amount"},
+			f.rows(func(p *person) []any { return []any{p.id, yesterday, float64(p.id%90) + 9.5} }),
+		},
+		{
+			"consent",
+			[]string{"customer_id", "purpose_code", "channel_code", "contact_id", "status", "legal_basis", "document_id"},
+			f.consents(),
+		},
 	})
 	if err != nil {
 		return err
@@ -166,12 +208,18 @@ func (f *fill) consents() pgx.CopyFromSource {
 	return pgx.CopyFromRows(out)
 }
 
-var marketingColumns = []string{"crm_id", "firstname", "lastname", "email", "mobile", "city", "profile", "newsletter_optin", "offers_email",
-	"offers_sms"}
+var marketingColumns = []string{
+	"crm_id", "firstname", "lastname", "email", "mobile", "city", "profile", "newsletter_optin", "offers_email",
+	"offers_sms",
+}
 
 func marketingRow(p *person) []any {
-	return []any{p.id, p.first, p.last, p.email, p.phone, p.city, map[string]any{"hobby": p.hobby, "born": p.born.Year()}, true, p.id%3 != 0,
-		p.id%4 == 0}
+	return []any{
+		p.id, p.first, p.last, p.email, p.phone, p.city,
+		map[string]any{"hobby": p.hobby, "born": p.born.Year()},
+		true, p.id%3 != 0,
+		p.id%4 == 0,
+	}
 }
 
 var reportingColumns = []string{"customer_nk", "full_name", "birth_year", "gender", "postcode", "contactable"}

@@ -38,10 +38,22 @@ var (
 	lastNames = strings.Fields(`Martin Bernard Dubois Thomas Robert Richard Petit Durand Leroy Moreau Simon Laurent Lefèvre
 		Michel García David Bertrand Roux Vincent Fournier Morel Girard André Mercier Dupont Lambert Bonnet François Martinez Legrand
 		Garnier Faure Rousseau Blanc Guérin Muller Henry Roussel Nicolas Perrin Morin Mathieu Clément Gauthier Dumont Lopez`)
-	streets = []string{"rue de la République", "avenue Victor Hugo", "place du Marché", "boulevard Voltaire", "chemin des Vignes",
-		"rue Pasteur", "impasse des Lilas", "quai de la Loire", "rue du Général-Leclerc", "allée des Tilleuls"}
-	towns = [][2]string{{"75011", "Paris"}, {"69003", "Lyon"}, {"13006", "Marseille"}, {"31000", "Toulouse"}, {"44000", "Nantes"},
-		{"67000", "Strasbourg"}, {"33000", "Bordeaux"}, {"59000", "Lille"}, {"35000", "Rennes"}, {"97400", "Saint-Denis"}}
+	streets = []string{
+		"rue de la République", "avenue Victor Hugo", "place du Marché", "boulevard Voltaire", "chemin des Vignes",
+		"rue Pasteur", "impasse des Lilas", "quai de la Loire", "rue du Général-Leclerc", "allée des Tilleuls",
+	}
+	towns = [][2]string{
+		{"75011", "Paris"},
+		{"69003", "Lyon"},
+		{"13006", "Marseille"},
+		{"31000", "Toulouse"},
+		{"44000", "Nantes"},
+		{"67000", "Strasbourg"},
+		{"33000", "Bordeaux"},
+		{"59000", "Lille"},
+		{"35000", "Rennes"},
+		{"97400", "Saint-Denis"},
+	}
 	magazines = []string{"Jardins de France", "Le Petit Randonneur", "Cuisine et Terroir", "Sciences Hebdo", "Patrimoines"}
 	domains   = []string{"exemple.fr", "courriel.example", "poste.example", "boite.example"}
 )

@@ -66,12 +66,12 @@ func run(ctx context.Context, o *options) error {
 		return fmt.Errorf("making the bench's folder: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()     // a temporary folder
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // entered by the servers' uid
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return fmt.Errorf("opening the bench's folder: %w", err)
 	}
 	if o.lethe == "" {
 		o.lethe = filepath.Join(dir, "lethe")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", o.lethe, "./cmd/lethe") //nolint:gosec // fixed words
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", o.lethe, "./cmd/lethe")
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
 			return fmt.Errorf("building lethe: %w", err)

@@ -130,11 +130,11 @@ type process struct {
 }
 
 func (s *stage) start(ctx context.Context, lethe, config string, args ...string) (*process, error) {
-	log, err := os.Create(config + ".log") //nolint:gosec // a file of our own
+	log, err := os.Create(config + ".log")
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, lethe, append([]string{"run", "-c", config}, args...)...) //nolint:gosec // the binary under test
+	cmd := exec.CommandContext(ctx, lethe, append([]string{"run", "-c", config}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, log.Close())
