@@ -65,7 +65,7 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return fmt.Errorf("making the bench's folder: %w", err)
 	}
-	defer func() { _ = os.RemoveAll(dir) }()     // a temporary folder
+	defer func() { _ = os.RemoveAll(dir) }() // a temporary folder
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return fmt.Errorf("opening the bench's folder: %w", err)
 	}
