@@ -29,7 +29,8 @@ type world struct {
 	from       []*Checkpoint // of each Run
 	acked      Position
 	sourceErrs map[int]error // before the transaction of that index, once
-	panicAt    int           // the change's global number; -1: never
+	onRun      func(n int) error
+	panicAt    int // the change's global number; -1: never
 	identity   Identity
 	changes    int
 	maxHeld    int // bytes of units alive at once
@@ -129,7 +130,14 @@ func (w *world) Run(ctx context.Context, from *Checkpoint, h Handler) error {
 		w.mu.Unlock()
 	}()
 	w.from = append(w.from, from)
+	var refused error
+	if w.onRun != nil {
+		refused = w.onRun(w.runs)
+	}
 	w.mu.Unlock()
+	if refused != nil {
+		return refused
+	}
 	table := &Table{Name: "public.customer"}
 	full, _ := h.(Throttle)
 	for i := range w.script {

@@ -115,14 +115,17 @@ func (p *Pipeline) startingPoint(ctx context.Context) (*Checkpoint, error) {
 const resumeHint = "find out what was lost, then let capture go on with `lethe gap resume`"
 
 // compareIdentity covers the checkpoint that has no position yet; with one the Source compares more closely itself. A
-// generation that is missing on one side belongs to a slot that did not exist then, or does not now: the Source says so.
+// checkpoint without a generation is older than its slot, so that nothing is lost.
 func compareIdentity(c *Checkpoint, now Identity) error {
 	then := c.Identity
 	switch {
-	case c.Position != (Position{}) || then.SlotGeneration == "" || now.SlotGeneration == "":
+	case c.Position != (Position{}) || then.SlotGeneration == "":
 		return nil
 	case then.SystemID != now.SystemID:
 		return &GapError{Cause: GapOtherSystem, Hint: "the source is another database system than before: " + resumeHint}
+	case now.SlotGeneration == "":
+		return &GapError{Cause: GapSlotMissing, Hint: "the replication slot is gone, and with it the log since it was made: make it again with " +
+			"`lethe setup`; " + resumeHint}
 	case then.Slot != now.Slot || then.SlotGeneration != now.SlotGeneration:
 		return &GapError{Cause: GapSlotRecreated, Hint: "the replication slot is another one than before: " + resumeHint}
 	}

@@ -81,6 +81,28 @@ func (p *Pipeline) runSession(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return p.stillGap(ctx, c, p.runFrom(ctx, c))
+}
+
+// stillGap looks whether a gap is one beside the newest checkpoint too. Between reading the checkpoint and looking at the
+// slot the active process may have moved both and ended: to a standby that slot is ahead of the checkpoint that it read.
+// c is what the session knew last.
+func (p *Pipeline) stillGap(ctx context.Context, c *Checkpoint, err error) error {
+	if ctx.Err() != nil || !errors.As(err, new(*GapError)) {
+		return err
+	}
+	newest, loadErr := p.o.Checkpoints.Load(ctx)
+	switch {
+	case loadErr != nil:
+		return fmt.Errorf("reading the checkpoint once more before a gap is announced: %w", loadErr)
+	case newest != nil && (newest.Incarnation != c.Incarnation || newest.Position != c.Position):
+		return fmt.Errorf("comparing the source with the checkpoint: %w", ErrSuperseded)
+	}
+	return err
+}
+
+// runFrom works from c until an error; it leaves in c what it checkpointed last.
+func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 	identity, err := p.o.Source.Identity(ctx)
 	if err != nil {
 		return fmt.Errorf("asking the source who it is: %w", err)
@@ -108,7 +130,10 @@ func (p *Pipeline) runSession(ctx context.Context) error {
 		st.Incarnation, st.Gaps, st.Failing = c.Incarnation, c.Gaps, ""
 		st.Checkpoint, st.CheckpointAt = c.Position, c.WrittenAt
 	})
-	return s.run(ctx, resumeFrom(c))
+	from := *c // the source may outlive its session
+	err = s.run(ctx, resumeFrom(&from))
+	*c = s.current
+	return err
 }
 
 // resumeFrom is what the source compares itself with; a checkpoint without a position (first start, or a gap resumed)

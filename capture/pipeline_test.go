@@ -387,6 +387,34 @@ func TestSupersededProcessReadsTheCheckpointAgain(t *testing.T) {
 	})
 }
 
+// TestGapAgainstAnOldCheckpointIsNone: the active process checkpoints, acknowledges and ends between the moment in which a
+// standby reads the checkpoint and the one in which it looks at the slot.
+func TestGapAgainstAnOldCheckpointIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add()
+		w.add("s1")
+		w.onRun = func(n int) error {
+			if n > 1 {
+				return nil
+			}
+			w.saved.Position = w.script[0].tx.Position
+			return &GapError{Cause: GapSlotAhead, Hint: "the slot is ahead"}
+		}
+		stop := w.run(w.pipeline())
+		w.until("all acknowledged", func() bool { return w.acked == w.last() })
+		if len(gapEvents(w)) != 0 || len(w.saved.Gaps) != 0 {
+			t.Errorf("a gap was announced: %+v", w.saved.Gaps)
+		}
+		if len(w.from) != 2 || w.from[1] == nil || w.from[1].Position != w.script[0].tx.Position {
+			t.Errorf("started from %+v", w.from)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func gapEvents(w *world) map[string]int {
 	n := map[string]int{}
 	for i := range w.log {
@@ -565,21 +593,23 @@ func TestFirstStart(t *testing.T) {
 }
 
 func TestSlotMadeAnewBeforeTheFirstPositionIsAGap(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.saved = &Checkpoint{Source: "crm", Identity: w.identity, Incarnation: 1}
-		w.identity.SlotGeneration = "b"
-		w.add("s1")
-		p := w.pipeline()
-		stop := w.run(p)
-		time.Sleep(time.Second)
-		if s := p.Status(); s.State != StateGap || s.Cause != GapSlotRecreated {
-			t.Errorf("%+v", s)
-		}
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-	})
+	for generation, cause := range map[string]string{"b": GapSlotRecreated, "": GapSlotMissing} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.saved = &Checkpoint{Source: "crm", Identity: w.identity, Incarnation: 1}
+			w.identity.SlotGeneration = generation
+			w.add("s1")
+			p := w.pipeline()
+			stop := w.run(p)
+			time.Sleep(time.Second)
+			if s := p.Status(); s.State != StateGap || s.Cause != cause || w.saved.Identity.SlotGeneration != "a" {
+				t.Errorf("%+v, generation %q", s, w.saved.Identity.SlotGeneration)
+			}
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 func TestEventsHaveTheSameIdsAtEveryRead(t *testing.T) {
