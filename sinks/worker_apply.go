@@ -194,6 +194,7 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 		err := op(s.finish) //nolint:contextcheck // what was begun outlives ctx, within StopTimeout
 		if err == nil {
 			if troubled {
+				s.stoodStill()
 				s.w.log.Info().Str("op", doing).Msg("replica works again")
 				s.w.setState(StateRunning, "", "")
 			}
@@ -227,7 +228,7 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 	}
 }
 
-// trouble makes an error visible: once for each class and code at its first occurrence, in the log and in Status.
+// trouble makes an error visible at every try, in the log and in Status.
 func (s *session) trouble(doing string, err error, wait time.Duration) {
 	class := Classify(err)
 	state := StateRetrying

@@ -52,16 +52,18 @@ func (s *session) chores(ctx context.Context) error {
 	return nil
 }
 
-// caughtUp returns the places of the partitions in which everything that was in the log at the assignment is applied. A
-// cancel that waits in the log is seen before phase 2 of its case may run: nothing else makes a late worker safe. Heartbeats
-// may still be pending, they change nothing.
+// caughtUp returns the places of the partitions in which everything that was in the log at the assignment, and after a
+// standstill, is applied. A cancel that waits in the log is seen before phase 2 of its case may run: nothing else makes a
+// late worker safe. Heartbeats may still be pending, they change nothing.
 func (s *session) caughtUp() []Place {
 	if s.work {
 		return nil
 	}
 	var places []Place
 	for _, n := range s.order {
-		if p := s.parts[n]; p.state == PartitionRunning && p.seen >= p.bounds.End {
+		p := s.parts[n]
+		p.late = p.late && p.seen < s.g.End(n)
+		if p.state == PartitionRunning && p.seen >= p.bounds.End && !p.late {
 			places = append(places, p.place)
 		}
 	}

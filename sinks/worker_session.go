@@ -43,6 +43,9 @@ type part struct {
 	hint   string
 	// stopAt is the offset at which a partition that does not run stopped; what was admitted in front of it is applied.
 	stopAt int64
+	// late: this worker has stood still (a pause, a replica that was down) while the log went on. No chore runs here until it
+	// has been at the end of the log again: a cancel may wait in what is not read yet.
+	late bool
 	// oldest is the commit time at the source of the first pending record; zero: none is pending.
 	oldest time.Time
 	// last is the commit time at the source of the newest event seen.
@@ -221,8 +224,16 @@ func (s *session) holds(ctx context.Context) bool {
 		if paused {
 			s.w.setState(StatePaused, "paused", "an operator paused this replica: `lethe resume` lets it go on")
 		} else {
+			s.stoodStill()
 			s.w.setState(StateRunning, "", "")
 		}
 	}
 	return paused
+}
+
+// stoodStill keeps chores away from all partitions until they are at the end of the log again.
+func (s *session) stoodStill() {
+	for _, p := range s.parts {
+		p.late = true
+	}
 }

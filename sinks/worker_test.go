@@ -534,6 +534,55 @@ func TestPauseAndResume(t *testing.T) {
 	})
 }
 
+// A cancel may lie at the end of what came while the worker stood still.
+func TestChoresWaitForTheEndOfTheLogAfterAStandstill(t *testing.T) {
+	for _, name := range []string{"pause", "outage"} {
+		t.Run(name, func(t *testing.T) {
+			p := &pauser{}
+			var mu sync.Mutex
+			var early int
+			var down bool
+			inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+				o.Pauser, o.MaxBatch, o.ChoreInterval = p, 10, 50*time.Millisecond
+				r.model.Before = func(op string, _ []sinks.Record) error {
+					mu.Lock()
+					defer mu.Unlock()
+					switch next := r.model.Place(0).NextOffset; {
+					case down:
+						return errors.New("down")
+					case op == "due" && next > 0 && next < 100:
+						early++
+					case op == "apply":
+						pass(time.Second)
+					}
+					return nil
+				}
+			}, func(t *testing.T, r *run) {
+				pass(10 * time.Second)
+				mu.Lock()
+				down = name == "outage"
+				mu.Unlock()
+				p.set(name == "pause")
+				pass(3 * time.Second)
+				for i := range 100 {
+					r.feed.add(0, 1, uint64(i+1), given())
+				}
+				pass(time.Minute)
+				mu.Lock()
+				down = false
+				mu.Unlock()
+				p.set(false)
+				r.eventually(2*time.Minute, "it goes on", r.applied)
+				mu.Lock()
+				defer mu.Unlock()
+				if early != 0 {
+					t.Errorf("chores ran %d times before the worker was caught up", early)
+				}
+			})
+		})
+	}
+}
+
 func TestStopFinishesTheBatchAtHand(t *testing.T) {
 	var entered chan struct{}
 	inRun(t, 1, func(r *run, _ *sinks.WorkerOptions) {
