@@ -36,7 +36,7 @@ type fault struct {
 
 var faults = []fault{
 	{name: "acks of produce requests are lost", do: (*plan).lostAcks},
-	{name: "one partition fails", do: (*plan).partitionFails, long: true},
+	{name: "one partition fails", do: (*plan).partitionFails},
 	{name: "capture reaches no broker", do: (*plan).captureCut, long: true},
 	{name: "nobody reaches a broker", do: (*plan).kafkaAway, long: true},
 	{name: "connections break in the middle of a message", do: (*plan).breaks},

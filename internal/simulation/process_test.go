@@ -258,20 +258,18 @@ func (t *tappedCheckpoints) Save(ctx context.Context, c *capture.Checkpoint) err
 func (s *simulation) startWorker(at *site) *process {
 	p := s.newProcess("sink-" + at.db.name)
 	p.site = at
-	p.worker = s.newWorker(p, at.db, p.conn)
-	p.run(func(ctx context.Context) error { return p.worker.Run(ctx) })
+	s.runWorker(p, at.db)
 	return p
 }
 
-func (s *simulation) newWorker(p *process, db *database, conn *kafkaconn.Conn) *sinks.Worker {
+func (s *simulation) runWorker(p *process, db *database) {
 	feed, err := sinkskafka.NewFeed(sinkskafka.FeedOptions{
-		Conn: conn, Group: sinkskafka.GroupName("lethe", db.name), Decoder: schema.NewDecoder(seal{}), Log: s.logger, MaxBuffer: s.maxBuffer,
+		Conn: p.conn, Group: sinkskafka.GroupName("lethe", db.name), Decoder: schema.NewDecoder(seal{}), Log: s.logger, MaxBuffer: s.maxBuffer,
 	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	receipts := sinkskafka.NewReceipts(conn)
-	context.AfterFunc(p.ctx, func() { _ = receipts.Close() })
+	receipts := sinkskafka.NewReceipts(p.conn)
 	r := &replica{db: db, p: p}
 	worker, err := sinks.NewWorker(sinks.WorkerOptions{
 		Name: db.name, Replica: r, Feed: tappedFeed{feed, r}, Sender: receipts, Log: s.logger, MaxBatch: s.maxBatch,
@@ -279,7 +277,10 @@ func (s *simulation) newWorker(p *process, db *database, conn *kafkaconn.Conn) *
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return worker
+	p.worker = worker
+	p.run(func(ctx context.Context) error {
+		return errors.Join(worker.Run(ctx), receipts.Close())
+	})
 }
 
 // tappedFeed is the real Feed; it tells the replica where a generation begins.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -144,7 +145,7 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 	s := &simulation{
 		t: t, seed: seed, began: time.Now(), rng: rand.New(rand.NewPCG(seed, 4)),
 		partitions: 1 + r.IntN(5), brokers: 1 + r.IntN(3), unitBytes: pick(r, 8<<10, 32<<10, 256<<10),
-		maxBatch: pick(r, 5, 50, 1000), maxBuffer: pick(r, 1<<10, 16<<20), heartbeat: 5 * time.Second,
+		maxBatch: pick(r, 5, 50, 1000), maxBuffer: pick(r, 256<<10, 16<<20), heartbeat: 5 * time.Second,
 		net: memnet.New(), cancelled: map[string]bool{}, culprits: map[string]bool{},
 		ids: schema.NewIdentifiers(prf{}, sourceName),
 	}
@@ -250,7 +251,7 @@ func (s *simulation) settle() bool {
 	}) {
 		return false
 	}
-	if !s.eventually(settleWithin, "the replicas have applied the topic", s.applied) {
+	if !s.eventually(settleWithin, "the replicas have applied the topic", s.applied()) {
 		return false
 	}
 	for _, r := range s.replicas {
@@ -269,23 +270,23 @@ func (s *simulation) settle() bool {
 				}
 			})
 		}
-		return done && s.applied()
+		return done
 	})
 }
 
-// applied reports whether the replicas have everything but the newest heartbeats.
-func (s *simulation) applied() bool {
+// applied gives a condition: the replicas have everything that is in the topic now.
+func (s *simulation) applied() func() bool {
 	ends := s.endList("lethe.events")
-	s.crm.mu.Lock()
-	defer s.crm.mu.Unlock()
-	for _, r := range s.replicas {
-		for i := range ends {
-			if r.db.place(int32(i)) < ends[i]-3 { //nolint:gosec // small
-				return false
+	return func() bool {
+		for _, r := range s.replicas {
+			for i := range ends {
+				if r.db.place(int32(i)) < ends[i] { //nolint:gosec // small
+					return false
+				}
 			}
 		}
+		return true
 	}
-	return true
 }
 
 func (s *simulation) eventually(within time.Duration, what string, cond func() bool) bool {
@@ -357,8 +358,7 @@ func (s *simulation) permuted(r *rand.Rand) {
 	p := s.newProcess("permuted")
 	p.conn.Close()
 	p.conn = conn
-	p.worker = s.newWorker(p, db, conn)
-	p.run(func(ctx context.Context) error { return p.worker.Run(ctx) })
+	s.runWorker(p, db)
 	s.eventually(settleWithin, "the permuted log is applied", func() bool {
 		for i, end := range s.endList(db.topic) {
 			if db.place(int32(i)) < end { //nolint:gosec // small
@@ -386,6 +386,9 @@ func (s *simulation) tracef(format string, args ...any) {
 	s.traceMu.Lock()
 	defer s.traceMu.Unlock()
 	s.trace = append(s.trace, line)
+	if *only >= 0 && testing.Verbose() {
+		fmt.Fprintln(os.Stderr, line) // a run that hangs shows where
+	}
 }
 
 // traceEnd is how much of a trace is shown without -seed.

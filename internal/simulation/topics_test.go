@@ -191,7 +191,7 @@ func (c *checker) durable() {
 			for j := range tx.expect {
 				e := &tx.expect[j]
 				p := place{commit: tx.Position.Commit, ordinal: uint32(e.ordinal), rule: e.rule, partition: int32(n)} //nolint:gosec // small
-				if o := offsets[p]; o != nil {
+				if o := offsets[p]; o != nil && !e.optional {
 					need[i+1] = max(need[i+1], o[0]+1)
 				}
 			}
