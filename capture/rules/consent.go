@@ -144,7 +144,7 @@ func (r *consentRule) insert(x *row, out []Draft) ([]Draft, error) {
 		return out, err
 	}
 	if r.spec.history {
-		if err := r.claimedTime(x); err != nil {
+		if err := r.claimedTime(x, after); err != nil {
 			return out, err
 		}
 	}
@@ -222,10 +222,10 @@ func permits(s schema.ConsentState) bool {
 	return s == schema.ConsentGiven || s == schema.ConsentRenewedGiven
 }
 
-// claimedTime sets the AsOf of a new row of a history. Without one a permission is older than all that is known, and
+// claimedTime sets the AsOf that an image of a row of a history claims. Without one a permission is older than all that is known, and
 // anything else is as old as its commit; a time after the commit would beat what really came later.
-func (r *consentRule) claimedTime(x *row) error {
-	v, err := x.value(r.asOf, after)
+func (r *consentRule) claimedTime(x *row, img image) error {
+	v, err := x.value(r.asOf, img)
 	if err != nil {
 		return err
 	}
@@ -254,9 +254,12 @@ func (r *consentRule) claimedTime(x *row) error {
 
 // takesAway decides what an UPDATE in a history may say, and sets AsOf. A history is written by adding rows, so a changed
 // row can take a permission away, as of now, and can never give one: an old row turned to "given" would otherwise undo
-// what the person withdrew since. In doubt (old values unknown) what forbids passes and what permits does not.
+// what the person withdrew since; so would an old permission that claims a later time, and so what is left of it keeps the
+// time that it had. A withdrawal may claim another time: that can only forbid more. In doubt (old values unknown) what
+// forbids passes and what permits does not.
 func (r *consentRule) takesAway(x *row, moved bool) (bool, error) {
-	known := !moved && x.knownBefore(r.contentCols)
+	when := []int{r.asOf}
+	known := !moved && x.knownBefore(r.contentCols) && x.knownBefore(when)
 	r.was = schema.ConsentChange{}
 	if known {
 		if err := r.readContent(x, before, &r.was); err != nil {
@@ -264,8 +267,14 @@ func (r *consentRule) takesAway(x *row, moved bool) (bool, error) {
 		}
 	}
 	if !permits(r.body.State) {
+		if known && !permits(r.was.State) {
+			if x.same(when) {
+				return false, nil
+			}
+			return true, r.claimedTime(x, after)
+		}
 		r.body.AsOf = x.tx.CommittedAt
-		return !known || permits(r.was.State), nil
+		return true, nil
 	}
 	basisLost := r.was.LegalBasis != "" && r.body.LegalBasis == ""
 	shortened := endsBefore(r.body.ValidUntil, r.was.ValidUntil)
@@ -274,7 +283,7 @@ func (r *consentRule) takesAway(x *row, moved bool) (bool, error) {
 		x.notice(NoticeHistoryNotGranted)
 		return false, nil
 	}
-	return true, r.claimedTime(x)
+	return true, r.claimedTime(x, before)
 }
 
 // endsBefore compares ends of validity, of which the zero Time is none.

@@ -22,8 +22,30 @@ const (
 	memorySets = 1 << 18
 )
 
+// doubtful is the state of a subject of whom the log said one thing and a new row, which only ever raises, keeps silent
+// about it: no rule gives it.
+const doubtful = ^uint64(0)
+
 // know notes that the subject's state under a rule is state, and reports whether that was known already.
 func (m *memory) know(rule string, subject []byte, state uint64) bool {
+	e, known := m.entry(rule, subject)
+	known = known && e.state == state
+	e.state = state
+	return known
+}
+
+// arrive notes the state of a subject whose row is new, and of which nothing is told. Where something else was told before
+// (the row was deleted and comes again) the next UPDATE has to say what holds.
+func (m *memory) arrive(rule string, subject []byte, state uint64) {
+	e, known := m.entry(rule, subject)
+	if known && e.state != state {
+		state = doubtful
+	}
+	e.state = state
+}
+
+// entry finds the subject's entry, or makes one and reports that it is new.
+func (m *memory) entry(rule string, subject []byte) (e *memoryEntry, known bool) {
 	if m.sets == nil {
 		m.seed, m.sets = maphash.MakeSeed(), make([][memoryWays]memoryEntry, memorySets)
 	}
@@ -35,20 +57,19 @@ func (m *memory) know(rule string, subject []byte, state uint64) bool {
 	set := &m.sets[hash>>32%memorySets]
 	for i := range set {
 		if set[i].subject == hash {
-			known := set[i].state == state
-			set[i].state = state
-			return known
+			return &set[i], true
 		}
 	}
 	for i := range set {
 		if set[i].subject == 0 {
-			set[i] = memoryEntry{hash, state}
-			return false
+			set[i].subject = hash
+			return &set[i], false
 		}
 	}
-	set[m.next%memoryWays] = memoryEntry{hash, state}
+	e = &set[m.next%memoryWays]
 	m.next++
-	return false
+	e.subject = hash
+	return e, false
 }
 
 // forget is for the beginning of a session: what was read before may never have been published.

@@ -159,7 +159,11 @@ func (x *row) restate(out []Draft, body schema.Body, n news) ([]Draft, error) {
 	if err != nil || len(out) == given {
 		return out, err
 	}
-	if known := x.engine.memory.know(n.remember, out[given].SubjectKey, n.state); n.silent || known && !n.told {
+	if n.silent {
+		x.engine.memory.arrive(n.remember, out[given].SubjectKey, n.state)
+		return out[:given], nil
+	}
+	if known := x.engine.memory.know(n.remember, out[given].SubjectKey, n.state); known && !n.told {
 		return out[:given], nil
 	}
 	return out, nil
