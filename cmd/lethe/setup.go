@@ -109,7 +109,7 @@ func pairs(flag string, list []string) (map[string]string, error) {
 }
 
 func readLine(name string) (string, error) {
-	data, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	data, err := os.ReadFile(name)
 	if err != nil {
 		return "", fmt.Errorf("reading a dsn: %w", err)
 	}

@@ -8,9 +8,9 @@ import (
 )
 
 // uninstall runs what is printed, server by server, and wants nothing left.
-func uninstall(w *world, print func(context.Context, *config.Config) (string, error)) {
+func uninstall(w *world, script func(context.Context, *config.Config) (string, error)) {
 	w.Helper()
-	sql, err := print(w.Context(), w.load())
+	sql, err := script(w.Context(), w.load())
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -88,7 +88,6 @@ type world struct {
 	pg     *testenv.Postgres
 	kafka  *testenv.Kafka
 	dir    string
-	names  map[string]string
 	prefix string
 }
 
