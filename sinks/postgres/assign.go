@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -27,6 +28,7 @@ func (c *compiler) compileErase() {
 				step.set = append(step.set, as)
 			}
 		}
+		c.checkKeys(&step)
 		if step.unlink && j.by == nil {
 			c.report(SeverityError, CodeNoJoin, j.table.label(), "unlink clears the column of by, and there is none", "")
 		}
@@ -39,6 +41,21 @@ func (c *compiler) compileErase() {
 		if j, ok := c.joined(name, c.cfg.Hold[name].By); ok {
 			c.m.erase = append(c.m.erase, eraseStep{join: j, hold: true})
 		}
+	}
+}
+
+// checkKeys refuses to erase person.key, by which phase 2 is read back, and notes whether the CRM key goes.
+func (c *compiler) checkKeys(step *eraseStep) {
+	if step.table.oid != c.m.person.oid {
+		return
+	}
+	for i := range step.set {
+		col := step.set[i].column
+		if col == c.m.key {
+			c.report(SeverityError, CodeUnsupported, step.table.label()+"."+col.name,
+				"person.key cannot be erased: the read-back would look for nobody, and prove nothing; delete the row, or use another key", "")
+		}
+		c.m.crmErased = c.m.crmErased || slices.Contains(c.m.crm, col)
 	}
 }
 

@@ -22,6 +22,28 @@ type column struct {
 
 func (c *column) sql() string { return quote(c.name) }
 
+// comparable casts an expression of the column's type to one that the server can compare.
+func (c *column) comparable(expression string) string {
+	switch c.base {
+	case "json":
+		return "(" + expression + ")::jsonb"
+	case "xml", "point", "polygon", "path":
+		return "(" + expression + ")::text"
+	}
+	return expression
+}
+
+// keepsPerson reports whether the column may hold what names, reaches or describes a person, and no flag or code.
+func (c *column) keepsPerson() bool {
+	switch c.category {
+	case 'B', 'E':
+		return false
+	case 'N', 'D', 'S':
+		return looksPersonal.MatchString(c.name)
+	}
+	return true // documents, arrays, addresses
+}
+
 // table is a table of the replica as the catalog has it.
 type table struct {
 	oid     uint32

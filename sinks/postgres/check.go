@@ -349,8 +349,9 @@ func (c *checker) setupScript(m *Mapping) string {
 		b.WriteString(strings.TrimSpace(c.ledger.sql(script)) + "\n")
 	}
 	b.WriteString("END IF; END $lethe$;\n")
-	fmt.Fprintf(&b, "INSERT INTO %s.meta (k, v) VALUES (%s, '%d'), (%s, %s), (%s, %s), (%s, '0') ON CONFLICT (k) DO NOTHING;\n", quote(c.ledger.schema),
-		literal(metaSchemaVersion), schemaVersion, literal(metaReplica), literal(c.o.Name), literal(metaSource), literal(c.o.Source), literal(metaWitness))
+	fmt.Fprintf(&b, "INSERT INTO %s.meta (k, v) VALUES (%s, '%d'), (%s, %s), (%s, %s), (%s, '0'), (%s, %s) ON CONFLICT (k) DO NOTHING;\n", quote(c.ledger.schema),
+		literal(metaSchemaVersion), schemaVersion, literal(metaReplica), literal(c.o.Name), literal(metaSource), literal(c.o.Source), literal(metaWitness),
+		literal(metaFolded), literal(foldedUnder(c.o.Config, c.o.Digest)))
 	for _, name := range m.witnessTables() {
 		fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s (replica text PRIMARY KEY, n bigint NOT NULL);\n", name)
 		fmt.Fprintf(&b, "INSERT INTO %s (replica, n) VALUES (%s, (SELECT v::bigint FROM %s.meta WHERE k = %s)) ON CONFLICT DO NOTHING;\n",

@@ -313,8 +313,8 @@ func (e *effects) queueSuppress(b *pgx.Batch, list []*subject) {
 		for k := range a.set {
 			value := s.value(&a.set[k], "t", key)
 			set = append(set, a.set[k].column.sql()+" = "+value)
-			if a.set[k].kind != kindNow {
-				differs = append(differs, "t."+a.set[k].column.sql()+" IS DISTINCT FROM "+value)
+			if col := a.set[k].column; a.set[k].kind != kindNow {
+				differs = append(differs, col.comparable("t."+col.sql())+" IS DISTINCT FROM "+col.comparable(value))
 			}
 		}
 		s.WriteString("UPDATE " + a.table.sql() + " AS t SET " + strings.Join(set, ", ") + " FROM " + who + from + " WHERE " + where)
@@ -329,7 +329,8 @@ func (e *effects) queueSuppress(b *pgx.Batch, list []*subject) {
 	}
 }
 
-// queueInsert puts a row for each person, unless the very same one is there already: constants and key compared.
+// queueInsert puts a row for each person, unless the very same one is there already: constants and key compared. Where a
+// unique index has another one in its place (an opt-out for another reason) that one stays: the erasure must not fail of it.
 func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) {
 	s := &statement{}
 	who := s.who(e.m, list)
@@ -342,14 +343,14 @@ func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) 
 		values = append(values, value)
 		switch as.kind {
 		case kindConst, kindKey: // an equality, so that an index is used
-			same = append(same, "x."+as.column.sql()+" = "+value)
+			same = append(same, as.column.comparable("x."+as.column.sql())+" = "+as.column.comparable(value))
 		case kindNull:
 			same = append(same, "x."+as.column.sql()+" IS NULL")
 		}
 	}
 	s.WriteString("INSERT INTO " + a.table.sql() + " AS t (" + strings.Join(names, ", ") + ") SELECT " + strings.Join(values, ", ") +
 		" FROM " + who + ", " + e.m.person.sql() + " AS p WHERE " + e.m.matches("p") +
-		" AND NOT EXISTS (SELECT FROM " + a.table.sql() + " AS x WHERE " + strings.Join(same, " AND ") + ") RETURNING t." +
+		" AND NOT EXISTS (SELECT FROM " + a.table.sql() + " AS x WHERE " + strings.Join(same, " AND ") + ") ON CONFLICT DO NOTHING RETURNING t." +
 		a.by.sql() + "::text, " + textObject("t", a.table.primary))
 	label, name := a.table.label(), a.table.config
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {

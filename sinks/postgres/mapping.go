@@ -39,7 +39,9 @@ type Mapping struct {
 	audience string
 	tables   map[string]*table // by the name that the config uses
 	keys     []foreignKey
-	indexed  bool // every look-up that a batch makes in a mapped table has an index
+	// crmErased says that phase 2 takes the CRM key away: the person cannot be found by it any more.
+	crmErased bool
+	indexed   bool // every look-up that a batch makes in a mapped table has an index
 
 	// Unmapped lists columns that look personal and that nothing erases. While there is one, an erasure is not called
 	// verified.
@@ -208,6 +210,10 @@ func (c *compiler) compilePerson() {
 			"person.key must name one person: it has no unique index of its own",
 			fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", p.sql(), c.m.key.sql()))
 	}
+	if c.m.key != nil && !c.m.key.notNull {
+		c.report(SeverityError, CodeKeyNotUnique, p.label()+"."+c.m.key.name, "person.key must name every person: it may be NULL",
+			fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;", p.sql(), c.m.key.sql()))
+	}
 	for i, name := range c.cfg.Person.CRMKey {
 		col := c.resolve(p, name)
 		if col == nil {
@@ -352,9 +358,15 @@ func (c *compiler) compileSuppress() {
 						fmt.Sprintf("suppress[%d] is undone by a cancel: only null, a constant or $now can be set", i), "")
 					continue
 				}
-				if as, ok := c.assign(j.table, columnName, v); ok {
-					action.set = append(action.set, as)
+				as, ok := c.assign(j.table, columnName, v)
+				if !ok {
+					continue
 				}
+				if as.column.keepsPerson() {
+					c.report(SeverityError, CodeUnsupported, object, fmt.Sprintf("suppress[%d] keeps the prior value until a cancel is too late, "+
+						"and may keep flags and codes only: what the column holds looks personal, set it in erase.tables", i), "")
+				}
+				action.set = append(action.set, as)
 			}
 			c.m.suppress = append(c.m.suppress, action)
 		}

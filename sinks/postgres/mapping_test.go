@@ -55,6 +55,19 @@ func TestFaultsOfAMappingAreNamed(t *testing.T) {
 			c.Suppress[0].Set = set("contact", map[string]config.Value{"email": {Kind: kindToken, Token: "{random}"}})
 		}, CodeUnsupported, "public.contact.email"},
 		"person key": {func(c *config.Replica) { c.Person.Key = "firstname" }, CodeKeyNotUnique, "public.contact.firstname"},
+		"personal suppress": {func(c *config.Replica) {
+			c.Suppress[0].Set = set("contact", map[string]config.Value{"email": value(kindNull)})
+		}, CodeUnsupported, "public.contact.email"},
+		"document in suppress": {func(c *config.Replica) {
+			c.Erase.Tables["odd"] = &config.EraseTable{By: "contact_id"}
+			c.Suppress[0].Set = set("odd", map[string]config.Value{"tags": value(kindNull)})
+		}, CodeUnsupported, "public.odd.tags"},
+		"nullable key": {func(c *config.Replica) {
+			c.Person = config.Person{Table: "odd", Key: "login", CRMKey: []string{"id"}}
+		}, CodeKeyNotUnique, "public.odd.login"},
+		"erased key": {func(c *config.Replica) {
+			c.Erase.Tables["contact"].Set["contact_id"] = constant(int64(0))
+		}, CodeUnsupported, "public.contact.contact_id"},
 		"no join": {func(c *config.Replica) {
 			c.Suppress[0].Set = set("odd", map[string]config.Value{"code": constant("x")})
 		}, CodeNoJoin, "public.odd"},

@@ -201,7 +201,7 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gap
 	crashpoint.Hit("sink.during_phase2")
 	b = &pgx.Batch{}
 	for _, c := range cases {
-		if err := r.queueErased(b, c, gaps, now); err != nil {
+		if err := r.queueErased(b, m, c, gaps, now); err != nil {
 			return err
 		}
 	}
@@ -283,11 +283,12 @@ func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*subject) {
 }
 
 // queueErased writes what became of a case. A subject that has lost its row since phase 1 is looked up again; one whose
-// phase 2 has run before needs none, because phase 2 may have deleted it: the read-back says whether anything is left.
-func (r *Replica) queueErased(b *pgx.Batch, c *openedCase, gaps []string, now time.Time) error {
+// phase 2 has run before needs none, because phase 2 may have deleted it: the read-back says whether anything is left. Where
+// phase 2 takes the CRM key it cannot say so, because nobody can tell a row that is gone from one that has lost its key.
+func (r *Replica) queueErased(b *pgx.Batch, m *Mapping, c *openedCase, gaps []string, now time.Time) error {
 	s := c.subject
 	attempt := c.attempts + 1
-	if !s.effect.matched && !c.erased {
+	if !s.effect.matched && (!c.erased || m.crmErased) {
 		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.ref[:])
 		s.unmatchedSince, s.recheckAt, s.dirty = now, now.Add(r.opts.RecheckFirst), true
 		rc := r.caseReceipt(c, schema.ReceiptNoMatch, attempt, reasonGone, gaps, now)

@@ -194,8 +194,8 @@ func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *person
 	queueCount(b, s, remaining)
 }
 
-// unequal returns the condition that a row (alias t) differs from what the assignments make of it; empty where nothing
-// can be said. Every assignment is idempotent, so that applying it once more shows whether it was applied.
+// unequal returns the condition that a row (alias t) of a person (w) differs from what the assignments make of it; empty
+// where nothing can be said. Every assignment is idempotent, so that applying it once more shows whether it was applied.
 func (s *statement) unequal(set []assignment) string {
 	var parts []string
 	for k := range set {
@@ -205,11 +205,13 @@ func (s *statement) unequal(set []assignment) string {
 		case kindToken:
 			pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, "{random}", "%").Replace(a.args[0].(string))
 			parts = append(parts, "("+col+" IS NULL OR "+col+"::text NOT LIKE "+s.arg(pattern)+")")
-		case kindNow, kindKey:
+		case kindNow:
+		case kindKey:
+			parts = append(parts, col+" IS DISTINCT FROM "+s.value(a, "t", "w.k"))
 		case "json":
 			parts = append(parts, col+"::jsonb IS DISTINCT FROM ("+s.value(a, "t", "NULL")+")::jsonb")
 		default:
-			parts = append(parts, col+" IS DISTINCT FROM "+s.value(a, "t", "NULL"))
+			parts = append(parts, a.column.comparable(col)+" IS DISTINCT FROM "+a.column.comparable(s.value(a, "t", "NULL")))
 		}
 	}
 	if len(parts) == 0 {

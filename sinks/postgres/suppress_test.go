@@ -1,0 +1,55 @@
+package postgres
+
+import (
+	"testing"
+
+	"lethe/config"
+	"lethe/schema"
+)
+
+// A person who is on the do-not-contact list for another reason already is erased like everybody else.
+func TestOtherOptOutIsNoObstacle(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.person(1)
+	w.exec(`INSERT INTO do_not_contact (contact_id, channel, reason) SELECT contact_id, 'email', 1 FROM contact`)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.want(`SELECT usable, reason FROM contact JOIN do_not_contact USING (contact_id)`, "false|1")
+	w.runDue()
+	w.states(1, "suppressed applied verified")
+	w.want(`SELECT count(*) FROM do_not_contact`, "1")
+}
+
+// json has no equality of its own.
+func TestDocumentsAreCompared(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.exec(`ALTER TABLE contact ADD COLUMN profile json, ADD COLUMN spot point; ALTER TABLE do_not_contact ADD COLUMN origin json`)
+	w.cfg.Erase.Tables["contact"].Set["profile"] = constant(`{"gone": true}`)
+	w.cfg.Erase.Tables["contact"].Set["spot"] = constant("(0,0)")
+	w.cfg.Suppress[1].Insert.Values["origin"] = constant(`{"by":"lethe"}`)
+	w.setup()
+	w.r = w.replica()
+	w.assign()
+	w.person(1)
+	w.exec(`UPDATE contact SET profile = '{"likes": "boats"}'`)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.runDue()
+	w.states(1, "suppressed applied verified")
+	w.want(`SELECT profile::text, spot::text FROM contact`, `{"gone": true}|(0,0)`)
+}
+
+// Where phase 2 takes the CRM key a second round finds nobody, and proves nothing.
+func TestLostCRMKeyIsNoProof(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.exec(`ALTER TABLE contact ALTER COLUMN crm_id DROP NOT NULL`)
+	w.cfg.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"crm_id": value(kindNull), "email": value(kindNull), "firstname": value(kindNull)}}
+	w.setup()
+	w.r = w.replica()
+	w.assign()
+	w.person(1)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.runDue()
+	w.states(1, "suppressed applied verified")
+	w.exec(`UPDATE contact SET firstname = 'Jeanne'; UPDATE lethe_witness SET n = 0`)
+	w.runDue()
+	w.want(`SELECT state, matched FROM lethe.pending`, "suppressed|false")
+}
