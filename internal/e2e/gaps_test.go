@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"lethe/capture"
-	"lethe/capture/checkpoint"
-	source "lethe/capture/postgres"
+	"lethe/internal/app"
 	"lethe/internal/testenv"
 	"lethe/schema"
 )
@@ -19,13 +19,7 @@ import (
 // resumeGap is what `lethe gap resume` does.
 func (w *world) resumeGap() {
 	w.t.Helper()
-	src, err := source.New(w.sourceOptions())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = src.Close(context.WithoutCancel(w.ctx)) }() // it has only asked
-	store := checkpoint.New(checkpoint.Options{Conn: w.conn, Source: w.cfg.Name})
-	if _, err := capture.ResumeGap(w.ctx, store, src); err != nil {
+	if _, err := app.ResumeGap(w.ctx, w.cfg); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -86,10 +80,6 @@ func TestSlotLoss(t *testing.T) {
 				}
 				return nil
 			})
-			drop := w.query(&w.crm, "select active from pg_replication_slots where slot_name = $1", w.name)
-			if drop != "false" {
-				w.t.Fatal("the slot is in use")
-			}
 		}, []string{capture.GapSlotLost}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -103,7 +93,7 @@ func TestSlotLoss(t *testing.T) {
 			tail.waitReady(soon)
 			p := w.player()
 			p.steps(20)
-			w.followed2(p)
+			w.evening(p)
 			tail.terminate(10 * time.Second)
 			p.erase(4) // never to be seen in the log
 			c.lose(w)
@@ -113,7 +103,7 @@ func TestSlotLoss(t *testing.T) {
 			}
 			tail = w.start(roleCapture)
 			status := tail.waitRole(soon, roleCapture, false, "gap")
-			if !contains(c.causes, strings.SplitN(status.Cause, ":", 2)[0]) {
+			if !slices.Contains(c.causes, strings.SplitN(status.Cause, ":", 2)[0]) {
 				t.Errorf("the cause is %q, want one of %q", status.Cause, c.causes)
 			}
 			for _, name := range replicaNames {
@@ -133,20 +123,11 @@ func TestSlotLoss(t *testing.T) {
 	}
 }
 
-// followed2 waits until what the player did is proven, and leaves the late rows alone.
-func (w *world) followed2(p *player) {
+// evening ends the day: the ETL has brought everybody, and everything has followed.
+func (w *world) evening(p *player) {
 	w.t.Helper()
 	p.finish()
 	w.followed(within)
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // smallLog is a server that gives a slot up soon.
@@ -195,7 +176,7 @@ func TestForkedHistory(t *testing.T) {
 	tail.waitReady(soon)
 	p := w.player()
 	p.steps(20)
-	w.followed2(p)
+	w.evening(p)
 	tail.terminate(10 * time.Second)
 
 	if err := server.Stop(); err != nil {
@@ -214,7 +195,7 @@ func TestForkedHistory(t *testing.T) {
 	tail.waitReady(soon)
 	p.steps(50)
 	p.erase(p.Someone())
-	w.followed2(p)
+	w.evening(p)
 	tail.terminate(10 * time.Second)
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
@@ -274,7 +255,7 @@ func TestReplicaRestoredInFull(t *testing.T) {
 	p.steps(150)
 	erased := p.Someone()
 	p.erase(erased)
-	w.followed2(p)
+	w.evening(p)
 	lethe.terminate(10 * time.Second)
 	w.exec(&w.reporting, fmt.Sprintf("drop database %s with (force)", w.marketing.name))
 	w.exec(&w.reporting, "create database "+w.marketing.name)
@@ -299,7 +280,7 @@ func TestReplicaRestoredInPart(t *testing.T) {
 	p.steps(150)
 	erased := p.Someone()
 	p.erase(erased)
-	w.followed2(p)
+	w.evening(p)
 	lethe.terminate(10 * time.Second)
 	w.psql(&w.marketing, dump)
 	if got := w.query(&w.marketing, "select firstname is null from contact where crm_id = $1", erased); got != "false" {
@@ -319,7 +300,7 @@ func w18(t *testing.T) (*world, *player, *process) {
 	p := w.player()
 	p.erase(3)
 	p.steps(50)
-	w.followed2(p)
+	w.evening(p)
 	return w, p, lethe
 }
 

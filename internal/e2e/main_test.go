@@ -41,7 +41,7 @@ func serverOptions(version int) testenv.Options {
 		Version: version,
 		Settings: map[string]string{
 			"log_min_duration_statement": "0", "log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose",
-			"wal_sender_timeout": "10s",
+			"wal_sender_timeout": "10s", "max_slot_wal_keep_size": "4GB",
 		},
 	}
 }

@@ -62,9 +62,9 @@ func TestUndecodableBytesBlockTheirSubject(t *testing.T) {
 	w.exec(&w.crm, "update customer set no_marketing = false where customer_id = 5")
 	lethe.waitReady(soon)
 
-	// As `lethe dead-letters discard` does; what waited behind it follows by itself.
+	// What waited behind the bytes follows by itself.
 	for _, name := range replicaNames {
-		w.exec(w.replica(name), "update lethe.parked set want = 'discard', wanted_by = 'dpo' where error_code = 'undecodable'")
+		w.settleParked(name, "undecodable", true)
 	}
 	w.want(&w.marketing, soon, "select newsletter_optin, offers_sms, offers_email from contact where crm_id = 5", "false|true|true")
 	for _, name := range replicaNames {
@@ -99,7 +99,7 @@ func TestConstraintRejectsAnUpdate(t *testing.T) {
 		t.Errorf("reporting has parked %s", got)
 	}
 	w.exec(&w.marketing, "alter table contact drop constraint capped")
-	w.exec(&w.marketing, "update lethe.parked set want = 'replay', wanted_by = 'dpo' where done_at is null")
+	w.settleParked("marketing", "23514", false)
 	w.want(&w.marketing, soon, parked, "")
 	p.finish()
 	w.followed(within)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"lethe/internal/app"
 	"lethe/internal/demo"
 	"lethe/internal/testenv"
 	"lethe/schema"
@@ -253,15 +254,18 @@ func TestHoldReleasePauseResume(t *testing.T) {
 	w.decide(3, schema.DecisionRelease)
 	testenv.Eventually(t, soon, w.unproven)
 
-	// As `lethe pause marketing` does.
-	w.exec(&w.marketing, "insert into lethe.meta (k, v) values ('paused', 'dpo')")
+	if err := app.Pause(w.ctx, w.cfg, "marketing", "dpo"); err != nil {
+		t.Fatal(err)
+	}
 	lethe.waitRole(soon, roleMarketing, false, "paused")
 	p.erase(5)
 	w.want(&w.reporting, soon, "select not usable from dim_customer where customer_nk = 5", "true")
 	if got := w.query(&w.marketing, "select blocked from contact where crm_id = 5"); got != "false" {
 		t.Error("a paused replica was written to")
 	}
-	w.exec(&w.marketing, "delete from lethe.meta where k = 'paused'")
+	if err := app.Resume(w.ctx, w.cfg, "marketing"); err != nil {
+		t.Fatal(err)
+	}
 	lethe.waitReady(soon)
 	p.finish()
 	w.followed(within)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
-	capturekafka "lethe/capture/kafka"
+	"lethe/internal/app"
 	"lethe/schema"
 )
 
@@ -80,21 +80,29 @@ func (w *world) events() map[schema.EventID]*schema.Event {
 // decide puts an operator's decision on a customer's case into the log, as `lethe release|hold|cancel` does.
 func (w *world) decide(id int64, d schema.Decision) {
 	w.t.Helper()
-	now := time.Now().UTC().Truncate(time.Millisecond)
-	ev := &schema.Event{
-		Header: schema.Header{
-			EventID:    w.ids.EventID(schema.EventKey{Number: uint64(now.UnixNano()), Table: "decision", PK: keyOf(id), Op: uint8(d), Rule: "e2e"}), //nolint:gosec // after 1970
-			SubjectRef: w.refOf(id), CaseID: w.caseOf(id), Source: w.cfg.Name, CommittedAt: now, DetectedAt: now, Rule: "decision",
-			ConfigDigest: w.cfg.SourceDigest(),
-		},
-		Body:   &schema.CaseDecision{Decision: d, Reason: "e2e", DecidedBy: "dpo", DecidedAt: now},
-		CRMKey: keyOf(id),
-	}
-	p, err := capturekafka.NewPublisher(capturekafka.Options{Conn: w.conn})
+	_, err := app.Decide(w.ctx, w.cfg, app.DecideOptions{Cases: []string{w.caseOf(id).String()}, Decision: d, By: "dpo", Reason: "e2e"})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := p.PublishDecision(w.ctx, schema.NewEncoder(w.ring.Seal()), ev); err != nil {
+}
+
+// settleParked has all parked events of a code replayed or discarded, as `lethe dead-letters` does.
+func (w *world) settleParked(replica, code string, discard bool) {
+	w.t.Helper()
+	letters, err := app.DeadLetters(w.ctx, w.cfg, replica, false, 100)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var places []app.Place
+	for _, l := range letters {
+		if l.Code == code {
+			places = append(places, app.Place{Partition: l.Partition, Offset: l.Offset})
+		}
+	}
+	if len(places) == 0 {
+		w.t.Fatalf("%s: nothing is parked with the code %s", replica, code)
+	}
+	if err := app.SettleDeadLetters(w.ctx, w.cfg, replica, places, discard, "dpo"); err != nil {
 		w.t.Fatal(err)
 	}
 }

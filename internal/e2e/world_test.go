@@ -219,6 +219,12 @@ func (w *world) writeConfig(o options) {
 			w.t.Fatal(err)
 		}
 	}
+	w.openKeys()
+}
+
+func (w *world) openKeys() {
+	w.t.Helper()
+	var err error
 	if w.ring, err = keys.Open(w.cfg.Keys.Dir, keys.RoleCapture, keys.RoleLedger); err != nil {
 		w.t.Fatal(err)
 	}
