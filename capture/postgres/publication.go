@@ -121,7 +121,7 @@ func (p *publication) changedFrom(now *publication, needs map[string]TableNeeds)
 func (s *Source) checkPublication(ctx context.Context) error {
 	var p *publication
 	var dropped []string
-	err := s.withSQL(ctx, func(conn *pgx.Conn) (err error) {
+	err := s.withSQL(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		dropped = nil
 		if p, err = readPublication(ctx, conn, s.o.Publication); p == nil || err != nil {
 			return err

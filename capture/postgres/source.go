@@ -109,7 +109,10 @@ func (s *Source) Run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 	if err != nil {
 		return err
 	}
-	st, err := s.open(ctx, conn, from, h)
+	// A server that vanishes now is noticed as one that vanishes later.
+	opening, cancel := context.WithTimeout(ctx, s.o.Liveness)
+	st, err := s.open(opening, conn, from, h)
+	cancel()
 	if err != nil {
 		closeConn(ctx, conn.PgConn)
 		return err

@@ -244,7 +244,8 @@ func TestSilence(t *testing.T) {
 	e.publish(t)
 	o := e.options(t)
 	o.Liveness = 3 * time.Second
-	r := capturetest.Start(t, newSource(t, o), nil, &capturetest.Recorder{})
+	src := newSource(t, o)
+	r := capturetest.Start(t, src, nil, &capturetest.Recorder{})
 	e.exec(t, "INSERT INTO a VALUES (1)")
 	r.Collect(t, 1)
 	// Idle for longer than that is no silence: the server is asked and answers.
@@ -253,15 +254,32 @@ func TestSilence(t *testing.T) {
 	<-idle.Done()
 	e.exec(t, "INSERT INTO a VALUES (2)")
 	r.Collect(t, 2)
+	if _, err := src.Watch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := pg.Pause(); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
+	watched := make(chan error, 1)
+	go func() {
+		_, err := src.Watch(t.Context())
+		watched <- err
+	}()
 	err := r.Wait(t)
 	if err == nil || !strings.Contains(err.Error(), "taken for dead") || capture.IsPermanent(err) {
 		t.Errorf("Run ended with %v", err)
 	}
-	if took := time.Since(start); took > 20*time.Second {
+	// The ordinary connection as well: whoever wants it next would wait behind.
+	select {
+	case err := <-watched:
+		if err == nil {
+			t.Error("a server that does not answer was watched")
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the watch still waits for an answer")
+	}
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	if err := pg.Resume(); err != nil {

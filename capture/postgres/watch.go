@@ -37,7 +37,7 @@ type SlotStatus struct {
 // on the server; every ten seconds is enough.
 func (s *Source) Watch(ctx context.Context) (SlotStatus, error) {
 	var st SlotStatus
-	err := s.withSQL(ctx, func(conn *pgx.Conn) error {
+	err := s.withSQL(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var safe *int64
 		err := conn.QueryRow(ctx, `SELECT active, coalesce(wal_status, 'lost'), safe_wal_size,
 				coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::int8,
@@ -85,7 +85,7 @@ func (s *Source) publish(st SlotStatus) {
 // sending, in milliseconds since 1970, in decimal. Acknowledging it lets the slot move although nothing mapped is written.
 // A role with LOGIN and REPLICATION may do that.
 func (s *Source) EmitHeartbeat(ctx context.Context) error {
-	return s.withSQL(ctx, func(conn *pgx.Conn) error {
+	return s.withSQL(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		now := strconv.FormatInt(time.Now().UnixMilli(), 10)
 		if _, err := conn.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)", MessagePrefix, now); err != nil {
 			return fmt.Errorf("writing a heartbeat into the source's log: %w", pii.DriverError(err))
@@ -97,7 +97,7 @@ func (s *Source) EmitHeartbeat(ctx context.Context) error {
 // Identity reads who the server is and where the slot stands.
 func (s *Source) Identity(ctx context.Context) (capture.Identity, error) {
 	id := capture.Identity{Slot: s.o.Slot}
-	err := s.withSQL(ctx, func(conn *pgx.Conn) error {
+	err := s.withSQL(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		// The name of the current log file begins with the timeline; pg_control still has the old one for a while after a
 		// promotion.
 		var timeline string
@@ -120,13 +120,22 @@ func (s *Source) Identity(ctx context.Context) (capture.Identity, error) {
 	return id, err
 }
 
+// sqlTimeout bounds what is asked on the ordinary connection. Without it a server that vanished without a word would be
+// waited for as long as TCP sends again, a quarter of an hour, and with it the end of the session and the next start.
+const sqlTimeout = 15 * time.Second
+
 // withSQL lends the ordinary connection, opening it where it is missing. One that was kept may be dead since the server
 // was restarted: then f is called once more with a new one, so f must not mind being repeated.
-func (s *Source) withSQL(ctx context.Context, f func(*pgx.Conn) error) error {
+func (s *Source) withSQL(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(ctx, min(sqlTimeout, s.o.Liveness))
+		defer cancel()
+		return f(ctx, s.sql)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sql != nil {
-		err := f(s.sql)
+		err := ask()
 		if err == nil || !s.sql.IsClosed() {
 			return err
 		}
@@ -140,7 +149,7 @@ func (s *Source) withSQL(ctx context.Context, f func(*pgx.Conn) error) error {
 		return err
 	}
 	s.sql = conn
-	err = f(conn)
+	err = ask()
 	if conn.IsClosed() {
 		s.sql = nil
 	}
