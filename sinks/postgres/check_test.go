@@ -88,6 +88,27 @@ func TestCheckGrantsWhatRunNeeds(t *testing.T) {
 	}
 }
 
+// What check prints for Lethe's own tables leaves behind what Setup does.
+func TestCheckPrintsWhatSetupDoes(t *testing.T) {
+	w := newWorld(t, 15)
+	left := func() string {
+		return w.one(`SELECT jsonb_build_object(
+			'meta', (SELECT jsonb_object_agg(k, v) FROM lethe.meta),
+			'witness', (SELECT jsonb_agg(x) FROM lethe_witness x),
+			'columns', (SELECT jsonb_agg(table_name || '.' || column_name || ' ' || data_type ORDER BY table_name, ordinal_position)
+				FROM information_schema.columns WHERE table_schema = 'lethe'),
+			'indexes', (SELECT jsonb_agg(indexdef ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'lethe'),
+			'grants', (SELECT jsonb_agg(DISTINCT table_name || ' ' || privilege_type) FROM information_schema.table_privileges
+				WHERE grantee = $1 AND (table_schema = 'lethe' OR table_name = 'lethe_witness'))) AS x`, w.role)
+	}
+	want := left()
+	w.exec(`DROP SCHEMA lethe CASCADE; DROP TABLE lethe_witness`)
+	w.fix(w.check())
+	if got := left(); got != want {
+		t.Errorf("the statements leave\n%s\nand Setup\n%s", got, want)
+	}
+}
+
 func TestCheckNamesEachFault(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*config.Replica)
