@@ -37,37 +37,34 @@ const (
 // applyDecisions carries out what operators and the gate decided, in the order in which it came. It runs before phase 2,
 // and phase 2 leaves a case alone while a decision on it is open: cancel and hold beat proceed until phase 2 has run. A
 // decision whose erasure is still parked waits for it: carried out now it would find no case, and be lost.
-func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (time.Time, error) {
-	for {
-		n := 0
-		err := r.inTx(ctx, "carrying out case decisions", func(ctx context.Context, tx pgx.Tx) error {
-			if err := r.lockPlaces(ctx, tx, places); err != nil {
-				return err
-			}
-			rows, err := tx.Query(ctx, r.ledger.sql(`
-				SELECT event_id, ref, decision FROM {s}.decision d WHERE done_at IS NULL AND part = ANY ($1)
-					AND (EXISTS (SELECT FROM {s}.pending p WHERE p.ref = d.ref)
-						OR NOT EXISTS (SELECT FROM {s}.parked k WHERE k.ref = d.ref AND k.done_at IS NULL))
-				ORDER BY stored_at, event_id LIMIT $2`), partsOf(places), decideLimit)
-			if err != nil {
-				return err
-			}
-			open, err := pgx.CollectRows(rows, pgx.RowToStructByPos[openDecision])
-			if err != nil {
-				return err
-			}
-			n = len(open)
-			for _, d := range open {
-				if err := r.decide(ctx, tx, d); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil || n < decideLimit {
-			return time.Time{}, err
+func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (next time.Time, err error) {
+	err = r.inTx(ctx, "carrying out case decisions", func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
 		}
-	}
+		rows, err := tx.Query(ctx, r.ledger.sql(`
+			SELECT event_id, ref, decision FROM {s}.decision d WHERE done_at IS NULL AND part = ANY ($1)
+				AND (EXISTS (SELECT FROM {s}.pending p WHERE p.ref = d.ref)
+					OR NOT EXISTS (SELECT FROM {s}.parked k WHERE k.ref = d.ref AND k.done_at IS NULL))
+			ORDER BY stored_at, event_id LIMIT $2`), partsOf(places), decideLimit)
+		if err != nil {
+			return err
+		}
+		open, err := pgx.CollectRows(rows, pgx.RowToStructByPos[openDecision])
+		if err != nil {
+			return err
+		}
+		for _, d := range open {
+			if err := r.decide(ctx, tx, d); err != nil {
+				return err
+			}
+		}
+		if len(open) == decideLimit {
+			next = time.Now()
+		}
+		return nil
+	})
+	return next, err
 }
 
 // openDecision is a row of lethe.decision that nobody has carried out yet.

@@ -177,6 +177,12 @@ func (c *compiler) resolveTables(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		// "contact" and "public.contact" are one table: its columns have to meet in one undo.
+		for _, known := range c.m.tables {
+			if known.oid == t.oid {
+				t = known
+			}
+		}
 		c.m.tables[name] = t
 	}
 	return nil

@@ -108,6 +108,21 @@ func TestFaultsOfAMappingAreNamed(t *testing.T) {
 	}
 }
 
+// A table may be written with and without its schema: a cancel restores both's columns.
+func TestTableOfTwoNamesIsOneTable(t *testing.T) {
+	w := newWorld(t, 15, func(c *config.Replica) {
+		c.Consent[1].Set = set("public.contact", map[string]config.Value{"offers": value(kindPermitted)})
+		c.Erase.Tables["public.contact"] = c.Erase.Tables["contact"]
+		delete(c.Erase.Tables, "contact")
+	})
+	w.person(1)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.want(`SELECT usable, offers FROM contact`, "false|0")
+	w.apply(w.decide(1, schema.DecisionCancel))
+	w.due()
+	w.want(`SELECT usable, newsletter, offers FROM contact`, "true|true|1")
+}
+
 func TestGoodMappingHasNoFindings(t *testing.T) {
 	w := newWorld(t, 15)
 	m, findings, err := compile(w.ctx, w.admin, marketing())

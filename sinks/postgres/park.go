@@ -101,9 +101,12 @@ type parkedRow struct {
 	want  string
 }
 
+// parkedLimit is how many parked events one call of runParked works through.
+const parkedLimit = 50
+
 // runParked does what operators have decided on parked events, one at a time and in their order.
 func (r *Replica) runParked(ctx context.Context, places []sinks.Place) (time.Time, error) {
-	for {
+	for range parkedLimit {
 		p, found, err := r.nextParked(ctx, places)
 		if err != nil || !found {
 			return time.Time{}, err
@@ -125,12 +128,17 @@ func (r *Replica) runParked(ctx context.Context, places []sinks.Place) (time.Tim
 			return time.Time{}, err
 		}
 	}
+	return time.Now(), nil
 }
 
+// nextParked finds a parked event that somebody has decided on. What waits behind a refused event of its subject goes on
+// waiting, whoever asks for it: the refused one may be what forbids.
 func (r *Replica) nextParked(ctx context.Context, places []sinks.Place) (p parkedRow, found bool, err error) {
 	err = r.opts.Pool.QueryRow(ctx, r.ledger.sql(`
-		SELECT part, off, ref, coalesce(bytes, ''), want FROM {s}.parked
-		WHERE want IS NOT NULL AND done_at IS NULL AND part = ANY ($1) ORDER BY part, off LIMIT 1`), partsOf(places)).
+		SELECT part, off, ref, coalesce(bytes, ''), want FROM {s}.parked p
+		WHERE want IS NOT NULL AND done_at IS NULL AND part = ANY ($1) AND NOT (want = 'replay' AND error_code = $2 AND EXISTS (
+			SELECT FROM {s}.parked o WHERE o.ref = p.ref AND o.done_at IS NULL AND o.error_code <> $2))
+		ORDER BY part, off LIMIT 1`), partsOf(places), codeBlocked).
 		Scan(&p.part, &p.off, &p.ref, &p.bytes, &p.want)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, false, nil

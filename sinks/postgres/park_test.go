@@ -99,6 +99,23 @@ func TestPoisonParksAndBlocksItsSubject(t *testing.T) {
 	w.want(`SELECT offers FROM contact WHERE crm_id = 1`, "0")
 }
 
+// What waits behind a refused event is not replayed in front of it, also when an operator replays everything.
+func TestReplayKeepsBehindTheRefusedEvent(t *testing.T) {
+	w := poisoned(t)
+	w.bisect(w.event(1, consent("newsletter", schema.ConsentGiven)))
+	w.apply(w.event(1, consent("offers", schema.ConsentGiven)))
+	for _, p := range w.parked() {
+		if err := w.r.ReplayParked(w.ctx, p.Partition, p.Offset, "ops"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.due()
+	w.want(`SELECT offers FROM contact WHERE crm_id = 1`, "0")
+	w.exec(`ALTER TABLE contact DROP CONSTRAINT no_newsletter; UPDATE lethe.parked SET want = 'replay'`)
+	w.due()
+	w.want(`SELECT offers, newsletter FROM contact WHERE crm_id = 1`, "1|true")
+}
+
 func TestDiscardedEventIsRecorded(t *testing.T) {
 	w := poisoned(t)
 	w.bisect(w.event(1, consent("newsletter", schema.ConsentGiven)))

@@ -213,6 +213,16 @@ func TestUnmappedPersonalColumnKeepsVerifiedAway(t *testing.T) {
 	w.want(`SELECT state, error_code FROM lethe.pending`, "applied|unmapped_columns")
 }
 
+func TestPersonalColumnThatIsAddedKeepsVerifiedAway(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.person(1)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.exec(`ALTER TABLE contact ADD COLUMN mobile text; UPDATE contact SET mobile = '0601020304'`)
+	w.r.compiledAt = time.Now().Add(-mappingAge - time.Second)
+	w.runDue()
+	w.want(`SELECT state, error_code FROM lethe.pending`, "applied|unmapped_columns")
+}
+
 func TestObjectionIsReadBack(t *testing.T) {
 	w := newWorld(t, 15, erasing)
 	w.person(1)

@@ -109,7 +109,9 @@ type Replica struct {
 	mapping *Mapping // nil: read the catalog again before the next use
 	grown   grown
 	// resealAt is when rows of older seal keys are looked for next.
-	resealAt time.Time
+	resealAt    time.Time
+	resealAfter []byte // the last subject of the round under way; nil: the next round begins
+	compiledAt  time.Time
 }
 
 // chore does what is due for the partitions and returns when it wants to be called again; zero: nothing in sight.
@@ -192,8 +194,22 @@ func (r *Replica) compiled(ctx context.Context) (*Mapping, error) {
 	if m.Unmapped, err = unmappedColumns(ctx, r.opts.Pool, m, r.ledger.schema); err != nil {
 		return nil, err
 	}
-	r.mapping = m
+	r.mapping, r.compiledAt = m, time.Now()
 	return m, nil
+}
+
+// mappingAge is how old the mapping may be when something is called verified under it.
+const mappingAge = time.Minute
+
+// compiledAnew returns a mapping that knows the catalog of a minute ago: a column that looks personal and came since this
+// process has started keeps verified away too.
+func (r *Replica) compiledAnew(ctx context.Context) (*Mapping, error) {
+	r.mu.Lock()
+	if time.Since(r.compiledAt) > mappingAge {
+		r.mapping = nil
+	}
+	r.mu.Unlock()
+	return r.compiled(ctx)
 }
 
 // forget makes the next use read the catalog again: after an error that says that it has changed, and at every

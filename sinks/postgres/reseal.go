@@ -41,7 +41,7 @@ func (r *Replica) primaryPrefix() ([]byte, error) {
 // that no key of the ring opens is left as it is: what needs it will say so.
 func (r *Replica) resealKeys(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	r.mu.Lock()
-	due := r.resealAt
+	due, after := r.resealAt, r.resealAfter
 	r.mu.Unlock()
 	if time.Now().Before(due) {
 		return due, nil
@@ -50,15 +50,18 @@ func (r *Replica) resealKeys(ctx context.Context, places []sinks.Place) (time.Ti
 	if err != nil || prefix == nil {
 		return time.Time{}, err
 	}
-	after := []byte{}
-	for after != nil {
-		if after, err = r.resealBatch(ctx, places, prefix, after); err != nil {
-			return time.Time{}, err
-		}
+	if after == nil {
+		after = []byte{}
 	}
-	next := time.Now().Add(resealEvery)
+	if after, err = r.resealBatch(ctx, places, prefix, after); err != nil {
+		return time.Time{}, err
+	}
+	next := time.Now()
+	if after == nil {
+		next = next.Add(resealEvery)
+	}
 	r.mu.Lock()
-	r.resealAt = next
+	r.resealAt, r.resealAfter = next, after
 	r.mu.Unlock()
 	return next, nil
 }

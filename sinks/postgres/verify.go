@@ -69,7 +69,7 @@ func (r *Replica) readTx(ctx context.Context, op string, fn func(tx pgx.Tx) erro
 
 // readBack counts, for each case, the values that can still be read.
 func (r *Replica) readBack(ctx context.Context, cases []*openedCase) (remaining []int64, at time.Time, err error) {
-	m, err := r.compiled(ctx)
+	m, err := r.compiledAnew(ctx)
 	if err != nil {
 		return nil, at, err
 	}
