@@ -42,8 +42,11 @@ func report(w io.Writer, err error) int {
 		usage   usageError
 		faults  *config.Faults
 		refused *app.FindingsError
+		defect  *app.PanicError
 	)
 	switch {
+	case errors.As(err, &defect):
+		return exitPanic
 	case errors.Is(err, errFindings), errors.As(err, &refused):
 		return exitFindings
 	case errors.As(err, &usage), errors.As(err, &faults):

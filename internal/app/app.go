@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -69,7 +70,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *App, err error)
 		}
 	}()
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	names, err := a.roleNames()
+	names, err := resolveRoles(cfg, o.Roles)
 	if err != nil {
 		return nil, err
 	}
@@ -86,24 +87,6 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *App, err error)
 	}
 	a.registry.MustRegister(readyCollector{a})
 	return a, nil
-}
-
-// roleNames resolves the roles asked for.
-func (a *App) roleNames() ([]string, error) {
-	all := []string{RoleCapture}
-	for name := range a.cfg.Replicas {
-		all = append(all, rolePrefixSink+name)
-	}
-	slices.Sort(all)
-	if len(a.options.Roles) == 0 {
-		return all, nil
-	}
-	for _, name := range a.options.Roles {
-		if !slices.Contains(all, name) {
-			return nil, fmt.Errorf("role %q is not one of this config file: want %s", name, strings.Join(all, ", "))
-		}
-	}
-	return a.options.Roles, nil
 }
 
 func (a *App) newRole(ctx context.Context, name string) (role, error) {
@@ -166,7 +149,13 @@ func (a *App) Run(ctx context.Context) error {
 	)
 	for _, r := range a.roles {
 		wg.Go(func() {
-			if err := r.run(ctx); err != nil {
+			err := contained(ctx, r)
+			if defect := (*PanicError)(nil); errors.As(err, &defect) {
+				// What the role held in memory is in doubt: the others end in order, and the process is started anew.
+				a.log.Error().Str("role", r.name()).Str("stack", string(defect.Stack)).Msg("panic contained")
+				cancel()
+			}
+			if err != nil {
 				a.log.Error().Str("role", r.name()).Err(err).Msg("role ended")
 				mu.Lock()
 				errs = append(errs, fmt.Errorf("running role %s: %w", r.name(), err))
@@ -180,6 +169,26 @@ func (a *App) Run(ctx context.Context) error {
 	errs = append(errs, <-listening)
 	a.log.Info().Msg("lethe has stopped")
 	return errors.Join(errs...)
+}
+
+// PanicError is a role's panic without what it said: that may quote a row.
+type PanicError struct {
+	Type  string // of the value
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	return "panic of type " + e.Type + "; this is a defect, please report the stack"
+}
+
+// contained runs a role and makes an error of its panic.
+func contained(ctx context.Context, r role) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Type: fmt.Sprintf("%T", v), Stack: debug.Stack()}
+		}
+	}()
+	return r.run(ctx)
 }
 
 func roleList(roles []role) []string {

@@ -37,18 +37,22 @@ func Roles(cfg *config.Config) []string {
 	return out
 }
 
-// resolveRoles returns the roles asked for, all of them where none is.
+// resolveRoles returns the roles asked for, each once, all of them where none is.
 func resolveRoles(cfg *config.Config, roles []string) ([]string, error) {
 	all := Roles(cfg)
+	var out []string
 	for _, name := range roles {
 		if !slices.Contains(all, name) {
 			return nil, fmt.Errorf("role %q is not one of this config file: want %s", name, strings.Join(all, ", "))
+		}
+		if !slices.Contains(out, name) {
+			out = append(out, name)
 		}
 	}
 	if len(roles) == 0 {
 		return all, nil
 	}
-	return roles, nil
+	return out, nil
 }
 
 // CheckRoles refuses the name of a role that the config does not have.

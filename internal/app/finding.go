@@ -100,7 +100,7 @@ func examine(ctx context.Context, parts []part) *Report {
 		}
 		for _, f := range a.findings {
 			f.Where = p.where
-			if f.Code == CodeUnreachable {
+			if f.Code == CodeUnreachable && !slices.Contains(r.Unreachable, p.where) {
 				r.Unreachable = append(r.Unreachable, p.where)
 			}
 			r.Gap = r.Gap || f.Code == CodeGap
