@@ -10,8 +10,10 @@ import (
 	"github.com/rs/zerolog"
 
 	"lethe/capture"
+	capturekafka "lethe/capture/kafka"
 	capturepg "lethe/capture/postgres"
 	"lethe/config"
+	sinkspg "lethe/sinks/postgres"
 )
 
 // PreflightOptions of Preflight.
@@ -50,7 +52,7 @@ func Preflight(ctx context.Context, cfg *config.Config, o PreflightOptions) erro
 	var refused []Finding
 	broken := map[string]bool{}
 	for _, f := range report.Findings {
-		if f.Severity != SeverityError || f.Code == CodeUnreachable {
+		if f.Severity != SeverityError || passes(f.Code) {
 			o.log(&f, "")
 			continue
 		}
@@ -110,6 +112,14 @@ func (o *PreflightOptions) refuses(roles []string, broken map[string]bool) bool 
 		name, sink := strings.CutPrefix(role, rolePrefixSink)
 		return sink && !broken[whereReplica+name]
 	})
+}
+
+// passes lists faults that go away by themselves, and that the roles wait for: a server that is down, a broker that is, a
+// failover under way.
+func passes(code string) bool {
+	return slices.Contains([]string{
+		CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, capturepg.CodeStandby, sinkspg.CodeStandby,
+	}, code)
 }
 
 // capturesOwn lists what the source may have come to while capture was down, and what capture itself understands: a lost
