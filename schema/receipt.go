@@ -49,7 +49,7 @@ type Verification struct {
 
 // Residual says where bytes may still lie, and until when.
 type Residual struct {
-	Kind  string // wal, binlog, backup, dead_tuples
+	Kind  string // wal, binlog, backup, dead_tuples; hold:TABLE of rows that are kept under Art. 17(3)
 	Until time.Time
 }
 

@@ -38,9 +38,16 @@ func (c *compiler) compileErase() {
 		c.m.erase = append(c.m.erase, step)
 	}
 	for _, name := range sortedKeys(c.cfg.Hold) {
-		if j, ok := c.joined(name, c.cfg.Hold[name].By); ok {
-			c.m.erase = append(c.m.erase, eraseStep{join: j, hold: true})
+		h := c.cfg.Hold[name]
+		j, ok := c.joined(name, h.By)
+		if !ok {
+			continue
 		}
+		from := c.resolve(j.table, strings.TrimPrefix(h.From, name+"."))
+		if from != nil && from.base != "date" && from.base != "timestamp" && from.base != "timestamptz" {
+			c.report(SeverityError, CodeColumnType, j.table.label()+"."+from.name, "the time of a hold runs from a date, the column is "+from.base, "")
+		}
+		c.m.erase = append(c.m.erase, eraseStep{join: j, hold: true, from: from, keep: h.For})
 	}
 }
 

@@ -42,6 +42,7 @@ type openedCase struct {
 	work      caseWork
 	erased    bool // phase 2 has run once: what it destroyed does not come back by a decision
 	subject   *subject
+	held      []schema.Residual // what verification found to be held, and until when
 
 	burst    int // cases opened within the breaker's window around this one
 	released bool

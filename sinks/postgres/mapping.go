@@ -92,8 +92,10 @@ type eraseStep struct {
 	join
 	set    []assignment
 	delete bool
-	unlink bool // by becomes NULL
-	hold   bool // listed for the receipt, not touched until its date
+	unlink bool          // by becomes NULL
+	hold   bool          // listed for the receipt, not touched until its date
+	from   *column       // of hold: its time runs from here
+	keep   config.Period // of hold
 }
 
 // compiler gathers findings while it resolves names.

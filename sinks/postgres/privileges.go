@@ -97,6 +97,9 @@ func (m *Mapping) suppressPrivileges(all map[uint32]*privileges, a *suppressActi
 func (m *Mapping) erasePrivileges(all map[uint32]*privileges, step *eraseStep, writes bool) {
 	p := step.needs(all)
 	p.delete = p.delete || step.delete && writes
+	if step.from != nil {
+		p.read[step.from.name] = true
+	}
 	if step.unlink && writes {
 		p.update[step.by.name] = true
 	}

@@ -19,6 +19,33 @@ func TestOtherOptOutIsNoObstacle(t *testing.T) {
 	w.want(`SELECT count(*) FROM do_not_contact`, "1")
 }
 
+// Rows that are held are no residual values, but the proof names them and until when.
+func TestProofNamesWhatIsHeld(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.exec(`CREATE TABLE invoice (invoice_id bigint PRIMARY KEY, contact_id bigint REFERENCES contact, payer_name text, made_on date);
+		GRANT SELECT ON invoice TO ` + w.role)
+	w.cfg.Hold = map[string]config.Hold{"invoice": {By: "contact_id", Basis: "legal_obligation", For: config.Period{Years: 10}, From: "invoice.made_on"}}
+	w.setup()
+	w.r = w.replica()
+	w.assign()
+	w.person(1)
+	w.exec(`INSERT INTO invoice SELECT i, contact_id, 'Jeanne', date '2020-02-29' + i FROM contact, generate_series(0, 1) i`)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.runDue()
+	w.states(1, "suppressed applied verified")
+	var held string
+	for _, rc := range w.receipts() {
+		for _, r := range rc.Residuals {
+			if r.Kind != "backup" {
+				held += r.Kind + " " + r.Until.Format("2006-01-02")
+			}
+		}
+	}
+	if held != "hold:public.invoice 2030-03-01" {
+		t.Errorf("the proof names %q", held)
+	}
+}
+
 // json has no equality of its own.
 func TestDocumentsAreCompared(t *testing.T) {
 	w := newWorld(t, 15, erasing)

@@ -97,6 +97,7 @@ func (r *Replica) readBack(ctx context.Context, cases []*openedCase) (remaining 
 		b := &pgx.Batch{}
 		for i := range m.erase {
 			m.queueReadErased(b, &m.erase[i], persons, remaining)
+			m.queueReadHeld(b, &m.erase[i], persons, cases)
 		}
 		for i := range m.suppress {
 			m.queueReadSuppressed(b, &m.suppress[i], persons, remaining)
@@ -192,6 +193,28 @@ func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *person
 	}
 	s.WriteString("SELECT w.i, count(*) FROM " + step.table.sql() + " AS t, " + from + " WHERE " + where + " GROUP BY w.i")
 	queueCount(b, s, remaining)
+}
+
+// queueReadHeld notes rows that are held instead of erased, and until when: what is called verified names them.
+func (m *Mapping) queueReadHeld(b *pgx.Batch, step *eraseStep, persons *personKeys, cases []*openedCase) {
+	if !step.hold {
+		return
+	}
+	s := &statement{}
+	from, col := persons.from(s), "t."+step.from.sql()
+	s.WriteString("SELECT w.i, coalesce(max(" + col + ") FILTER (WHERE isfinite(" + col + ")), now())::timestamptz FROM " + step.table.sql() +
+		" AS t, " + from + " WHERE " + m.owns(step.join) + " GROUP BY w.i")
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		var i int32
+		var last time.Time
+		for rows.Next() {
+			if err := rows.Scan(&i, &last); err != nil {
+				return err
+			}
+			cases[i].held = append(cases[i].held, schema.Residual{Kind: actionHold + ":" + step.table.label(), Until: step.keep.After(last.UTC())})
+		}
+		return rows.Err()
+	})
 }
 
 // unequal returns the condition that a row (alias t) of a person (w) differs from what the assignments make of it; empty
@@ -343,7 +366,7 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*openedCase, 
 	}
 	for _, c := range done {
 		rc := r.caseReceipt(c, schema.ReceiptVerified, c.attempts, "", nil, at)
-		rc.Evidence, rc.Residuals = schema.EvidenceReadBack, residuals(r.cfg, at)
+		rc.Evidence, rc.Residuals = schema.EvidenceReadBack, append(residuals(r.cfg, at), c.held...)
 		rc.Verification = &schema.Verification{Method: verifyMethod, At: at}
 		if err := r.queueReceipt(b, rc); err != nil {
 			return err
