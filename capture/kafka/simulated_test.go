@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,102 +18,9 @@ import (
 	"lethe/capture/checkpoint"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
+	"lethe/internal/testenv/memnet"
 	"lethe/schema"
 )
-
-// memnet is an in-memory network that can be cut: the broker, the publisher and the checkpoints run in a synctest
-// bubble, where an hour costs nothing.
-type memnet struct {
-	mu        sync.Mutex
-	listeners map[string]*memListener
-	conns     []net.Conn
-	down      bool
-}
-
-type memAddr string
-
-func (memAddr) Network() string  { return "tcp" }
-func (a memAddr) String() string { return string(a) }
-
-type memListener struct {
-	addr   memAddr
-	queue  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-// memConn gives a pipe the addresses that kfake wants to split.
-type memConn struct {
-	net.Conn
-	local, remote memAddr
-}
-
-func (c memConn) LocalAddr() net.Addr  { return c.local }
-func (c memConn) RemoteAddr() net.Addr { return c.remote }
-
-func (n *memnet) listen(_, address string) (net.Listener, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	if port == "0" {
-		port = fmt.Sprint(9000 + len(n.listeners))
-	}
-	l := &memListener{addr: memAddr(net.JoinHostPort(host, port)), queue: make(chan net.Conn), closed: make(chan struct{})}
-	n.listeners[string(l.addr)] = l
-	return l, nil
-}
-
-func (l *memListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.queue:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *memListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-func (l *memListener) Addr() net.Addr { return l.addr }
-
-func (n *memnet) dial(ctx context.Context, _, address string) (net.Conn, error) {
-	n.mu.Lock()
-	l, down := n.listeners[address], n.down
-	n.mu.Unlock()
-	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-	if l == nil || down {
-		return nil, refused
-	}
-	near, far := net.Pipe()
-	select {
-	case l.queue <- memConn{far, l.addr, "127.0.0.1:1"}:
-	case <-l.closed:
-		return nil, refused
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.conns = append(n.conns, near)
-	return memConn{near, "127.0.0.1:1", l.addr}, nil
-}
-
-// cut ends all connections and refuses new ones until it is called with false.
-func (n *memnet) cut(down bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.down = down
-	for _, c := range n.conns {
-		_ = c.Close()
-	}
-	n.conns = nil
-}
 
 // steady is a source that commits a transaction every 50 ms and starts again where it is told to.
 type steady struct {
@@ -208,8 +113,8 @@ func TestOutagesInVirtualTime(t *testing.T) {
 
 func outage(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 7))
-	network := &memnet{listeners: map[string]*memListener{}}
-	c, err := kfake.NewCluster(kfake.NumBrokers(3), kfake.ListenFn(network.listen),
+	network := memnet.New()
+	c, err := kfake.NewCluster(kfake.NumBrokers(3), kfake.ListenFn(network.Listen),
 		kfake.SeedTopics(testPartitions, "lethe.events"), kfake.SeedTopics(1, "lethe.checkpoints"))
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +122,7 @@ func outage(t *testing.T, seed uint64) {
 	defer c.Close()
 	conn, err := kafkaconn.New(config.Kafka{
 		Brokers: c.ListenAddrs(), TopicPrefix: "lethe", Partitions: testPartitions, ReplicationFactor: 1,
-	}, kafkaconn.Options{Dial: network.dial})
+	}, kafkaconn.Options{Dial: network.Dial("capture")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,9 +166,9 @@ func outage(t *testing.T, seed uint64) {
 			kill()
 			kill = start()
 		case 4:
-			network.cut(true)
+			network.Cut("capture")
 			time.Sleep(time.Duration(r.IntN(3)) * 20 * time.Minute)
-			network.cut(false)
+			network.Mend("capture")
 		}
 	}
 	deadline := time.Now().Add(time.Hour)

@@ -86,12 +86,12 @@ func TestTwoWorkersShareAndTakeOver(t *testing.T) {
 		w.fill(100, 100)
 		w.eventually(5*time.Second, "both apply", w.applied)
 		// The process that holds b's connections dies: nobody leaves the group.
-		w.net.cut("b")
+		w.net.Cut("b")
 		w.fill(200, 100)
 		if took := w.eventually(time.Minute, "the dead worker's partitions are served", w.applied); took > 10*time.Second {
 			t.Errorf("taking over took %v, want at most 10s", took)
 		}
-		w.net.mend("b")
+		w.net.Mend("b")
 		w.eventually(time.Minute, "the lost one comes back", func() bool {
 			return len(a.worker.Status().Partitions) > 0 && len(b.worker.Status().Partitions) > 0
 		})
@@ -118,7 +118,7 @@ func TestZombieIsFenced(t *testing.T) {
 		w.eventually(10*time.Second, "it has partitions", func() bool { return len(a.worker.Status().Partitions) == partitions })
 		w.fill(0, 10)
 		<-frozen
-		w.net.cut("a")
+		w.net.Cut("a")
 		b := w.start("b")
 		if took := w.eventually(time.Minute, "the other one applies", w.applied); took > 10*time.Second {
 			t.Errorf("taking over took %v", took)
@@ -126,7 +126,7 @@ func TestZombieIsFenced(t *testing.T) {
 		w.fill(10, 10)
 		w.eventually(5*time.Second, "and goes on", w.applied)
 		pass(5 * time.Minute)
-		w.net.mend("a")
+		w.net.Mend("a")
 		close(wake)
 		w.eventually(time.Minute, "the zombie is a member again", func() bool {
 			return len(a.worker.Status().Partitions) > 0 && len(b.worker.Status().Partitions) > 0
@@ -200,13 +200,13 @@ func TestKafkaAwayForAnHour(t *testing.T) {
 		w.fill(0, 10)
 		a := w.start("a")
 		w.eventually(10*time.Second, "the backlog is applied", w.applied)
-		w.net.cut("a")
+		w.net.Cut("a")
 		w.fill(10, 10)
 		pass(time.Hour)
 		if st := a.worker.Status(); st.Ready {
 			t.Errorf("ready without Kafka: %+v", st)
 		}
-		w.net.mend("a")
+		w.net.Mend("a")
 		if took := w.eventually(time.Minute, "it goes on", w.applied); took > 15*time.Second {
 			t.Errorf("going on took %v", took)
 		}

@@ -4,10 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"net"
-	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +15,7 @@ import (
 	"lethe/config"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/testenv"
+	"lethe/internal/testenv/memnet"
 	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/sinktest"
@@ -26,118 +23,12 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// network is an in-memory network that can be cut.
-type network struct {
-	mu        sync.Mutex
-	listeners map[string]*listener
-	conns     map[net.Conn]string // by client
-	down      map[string]bool     // clients that reach nobody
-}
-
-func newNetwork() *network {
-	return &network{listeners: map[string]*listener{}, conns: map[net.Conn]string{}, down: map[string]bool{}}
-}
-
-type listener struct {
-	addr   addr
-	queue  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-type addr string
-
-func (addr) Network() string  { return "tcp" }
-func (a addr) String() string { return string(a) }
-
-// tcpConn gives a pipe addresses: kfake wants to split them.
-type tcpConn struct {
-	net.Conn
-	local, remote addr
-}
-
-func (c tcpConn) LocalAddr() net.Addr  { return c.local }
-func (c tcpConn) RemoteAddr() net.Addr { return c.remote }
-
-func (n *network) listen(_, address string) (net.Listener, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	host, port, _ := net.SplitHostPort(address)
-	if port == "0" {
-		port = fmt.Sprint(9000 + len(n.listeners))
-	}
-	if host == "" {
-		host = "127.0.0.1"
-	}
-	l := &listener{addr: addr(net.JoinHostPort(host, port)), queue: make(chan net.Conn), closed: make(chan struct{})}
-	n.listeners[l.addr.String()] = l
-	return l, nil
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.queue:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *listener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-func (l *listener) Addr() net.Addr { return l.addr }
-
-func (n *network) dial(client string) kafkaconn.DialFunc {
-	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		n.mu.Lock()
-		l, down := n.listeners[address], n.down[client]
-		n.mu.Unlock()
-		if l == nil || down {
-			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-		}
-		near, far := net.Pipe()
-		select {
-		case l.queue <- tcpConn{far, l.addr, "127.0.0.1:1"}:
-		case <-l.closed:
-			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		n.mu.Lock()
-		n.conns[near] = client
-		n.mu.Unlock()
-		return tcpConn{near, "127.0.0.1:1", l.addr}, nil
-	}
-}
-
-// cut ends the connections of a client and refuses new ones until mend.
-func (n *network) cut(client string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.down[client] = true
-	for c, owner := range n.conns {
-		if owner == client {
-			_ = c.Close()
-			delete(n.conns, c)
-		}
-	}
-}
-
-func (n *network) mend(client string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.down, client)
-}
-
 const partitions = 3
 
 // world is a broker, a replica and what a test does to them.
 type world struct {
 	t       *testing.T
-	net     *network
+	net     *memnet.Network
 	cluster *kfake.Cluster
 	model   *sinktest.Model
 	admin   *kafkaconn.Conn
@@ -148,9 +39,9 @@ type world struct {
 // inWorld runs a test in a synctest bubble: an hour costs nothing.
 func inWorld(t *testing.T, brokers int, test func(*testing.T, *world)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: newNetwork(), model: sinktest.NewModel()}
+		w := &world{t: t, net: memnet.New(), model: sinktest.NewModel()}
 		var err error
-		w.cluster, err = kfake.NewCluster(kfake.NumBrokers(brokers), kfake.ListenFn(w.net.listen),
+		w.cluster, err = kfake.NewCluster(kfake.NumBrokers(brokers), kfake.ListenFn(w.net.Listen),
 			kfake.SeedTopics(partitions, "lethe.events", "lethe.receipts"))
 		if err != nil {
 			t.Fatal(err)
@@ -169,7 +60,7 @@ func inWorld(t *testing.T, brokers int, test func(*testing.T, *world)) {
 func (w *world) conn(client string) *kafkaconn.Conn {
 	c, err := kafkaconn.New(config.Kafka{
 		Brokers: w.cluster.ListenAddrs(), TopicPrefix: "lethe", Partitions: partitions, ReplicationFactor: 1,
-	}, kafkaconn.Options{Dial: w.net.dial(client), ClientID: client})
+	}, kafkaconn.Options{Dial: w.net.Dial(client), ClientID: client})
 	if err != nil {
 		w.t.Fatal(err)
 	}
