@@ -292,14 +292,14 @@ func Uninstall(ctx context.Context, cfg *config.Config) (string, error) {
 		failed = fmt.Errorf("source: %w", err)
 		b.WriteString("-- It could not be asked what there is: run this again when it answers.\n")
 	}
-	fmt.Fprintf(&b, "DROP OWNED BY %s;\nDROP ROLE %[1]s;\n", quoted(userOf(o.DSN)))
+	b.WriteString(dropLogin(userOf(o.DSN)))
 	for _, name := range ReplicaNames(cfg) {
 		r := cfg.Replicas[name]
 		if r.Postgres == nil {
 			continue
 		}
 		fmt.Fprintf(&b, "\n-- replica %s: as the owner of Lethe's tables\n%s", name, sinkspg.UninstallSQL(r))
-		fmt.Fprintf(&b, "DROP OWNED BY %s;\nDROP ROLE %[1]s;\n", quoted(userOf(r.Postgres.DSN)))
+		b.WriteString(dropLogin(userOf(r.Postgres.DSN)))
 	}
 	conn, err := connectKafka(cfg)
 	if err != nil {
@@ -311,4 +311,17 @@ func Uninstall(ctx context.Context, cfg *config.Config) (string, error) {
 		fmt.Fprintf(&b, "-- kafka-topics.sh --bootstrap-server %s --delete --topic %s\n", strings.Join(conn.Brokers(), ","), topic)
 	}
 	return b.String(), failed
+}
+
+// dropLogin takes a login of Lethe's away with what it was granted. DROP OWNED drops tables as well where the login owns
+// any, as one that the application shares does: then it must not run.
+func dropLogin(user string) string {
+	if user == "" {
+		return ""
+	}
+	role := quoted(user)
+	return fmt.Sprintf("DO $lethe$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass"+
+		" AND refobjid = '%s'::regrole AND deptype = 'o' AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))"+
+		" THEN RAISE EXCEPTION 'the login owns objects here: it is not Lethe''s alone, and stays'; END IF; DROP OWNED BY %s; END $lethe$;\nDROP ROLE %[2]s;\n",
+		strings.ReplaceAll(role, "'", "''"), role)
 }
