@@ -1,6 +1,6 @@
 -- What Lethe needs on a replica, and nothing more. Run it with psql, connected to the replica's database as a superuser:
 --
---   psql -d marketing -f postgres-replica.sql                the mapping of the example config
+--   psql -d marketing -f postgres-replica.sql                the mapping of config/testdata/postgres.yaml
 --   psql -d reporting -v mapped="$(cat reporting-mapping)" -f postgres-replica.sql
 --
 -- once before `lethe setup`, and once after it: Lethe's own tables exist only then.

@@ -1,7 +1,7 @@
 -- What Lethe needs on the primary, and nothing more. Run it with psql, connected to the CRM's database as a superuser
 -- (or as the owner of the tables, with a role made beforehand), from PostgreSQL 11 on:
 --
---   psql -d crm -f postgres-source.sql                       the mapping of the example config
+--   psql -d crm -f postgres-source.sql                       the mapping of config/testdata/postgres.yaml
 --   psql -d crm -v slot=lethe -v publication=lethe -v tables="('public.customer','{customer_id,status}')" -f postgres-source.sql
 --
 -- It can be run again after every change of the mapping. `lethe check` compares, and prints statements for your own mapping.
