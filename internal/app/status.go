@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,23 +103,31 @@ type PartitionLag struct {
 // Err tells what could not be asked, wrapping ErrUnreachable, or that a gap is open; nil where all is known and nothing
 // is lost.
 func (s *StatusReport) Err() error {
-	var errs []error
+	var unreachable, unread []string
 	note := func(where string, err error) {
-		if IsUnreachable(err) {
-			errs = append(errs, fmt.Errorf("%s: %w", where, errors.Join(ErrUnreachable, err)))
-		} else if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", where, err))
+		switch {
+		case IsUnreachable(err):
+			unreachable = append(unreachable, where)
+		case err != nil:
+			unread = append(unread, where)
 		}
 	}
 	note(WhereSource, s.Source.err)
 	note(WhereKafka, s.Kafka.err)
 	for i := range s.Replicas {
-		note(s.Replicas[i].Name, s.Replicas[i].err)
+		note(whereReplica+s.Replicas[i].Name, s.Replicas[i].err)
 	}
-	if len(errs) == 0 && len(s.Kafka.Gaps) > 0 {
+	switch {
+	case unreachable != nil:
+		return fmt.Errorf("%w: %s", ErrUnreachable, strings.Join(append(unreachable, unread...), ", "))
+	case IsGap(s.Source.err):
+		return s.Source.err
+	case unread != nil:
+		return fmt.Errorf("could not be read: %s; `lethe check` says why", strings.Join(unread, ", "))
+	case len(s.Kafka.Gaps) > 0:
 		return &capture.GapError{Cause: s.Kafka.Gaps[0].Cause, Hint: "`lethe gap list` shows it"}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // ReadStatus asks all servers at once.

@@ -153,7 +153,7 @@ func (r *reduction) note(rank int, code, text string, safe error) {
 // plain are the types that say nothing by their name.
 var plain = map[string]bool{
 	"*fmt.wrapError": true, "*fmt.wrapErrors": true, "*errors.errorString": true, "*errors.joinError": true, "kafka.WriteErrors": true,
-	"*os.SyscallError": true,
+	"*os.SyscallError": true, "*pgconn.ConnectError": true, "*pgconn.perDialConnectError": true,
 }
 
 // sentinels are values whose text is fixed.
