@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -148,6 +149,36 @@ func TestUnreachableBrokers(t *testing.T) {
 	alive := cluster(t)
 	if err := connect(t, config.Kafka{Brokers: append([]string{dead}, alive...)}).CheckConnect(t.Context()); err != nil {
 		t.Errorf("one of two brokers answers: %v", err)
+	}
+}
+
+// TestSilentBroker: a broker that takes the connection and never answers is unreachable, after a while.
+func TestSilentBroker(t *testing.T) {
+	for name, login := range map[string]*config.SASL{
+		"versions": nil, "login": {Mechanism: "PLAIN", Username: "lethe", Password: config.NewSecret("x")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := New(config.Kafka{Brokers: []string{"broker:9092"}, SASL: login}, Options{
+					Dial: func(context.Context, string, string) (net.Conn, error) {
+						ours, theirs := net.Pipe()
+						go func() { _, _ = io.Copy(io.Discard, theirs) }() // reads, and says nothing
+						return ours, nil
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				err = c.CheckVersions(t.Context())
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "does not answer") {
+					t.Errorf("%v", err)
+				}
+				if took := time.Since(start); took > requestTimeout {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
 	}
 }
 

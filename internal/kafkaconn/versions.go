@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/segmentio/kafka-go"
@@ -107,23 +108,45 @@ func (c *Conn) CheckConnect(ctx context.Context) error {
 // refused login and f's own errors always are.
 func (c *Conn) eachBroker(ctx context.Context, f func(*kafka.Conn, string) error) error {
 	var unreachable []error
-	dialer := c.Dialer()
 	for _, broker := range c.cfg.Brokers {
-		conn, err := dialer.DialContext(ctx, "tcp", broker)
-		if err != nil {
-			if class := Classify(err); class.Permanent() || class == ClassTLS {
-				return fmt.Errorf("logging in to Kafka broker %s: %w: %s", broker, err, Hint(class))
-			}
-			unreachable = append(unreachable, fmt.Errorf("connecting to Kafka broker %s: %w", broker, err))
-			continue
-		}
-		err = f(conn, broker)
-		if err = errors.Join(err, conn.Close()); err != nil {
+		reached, err := c.onBroker(ctx, broker, f)
+		switch class := Classify(err); {
+		case err == nil:
+		case reached:
 			return err
+		case class.Permanent(), class == ClassTLS:
+			return fmt.Errorf("logging in to Kafka broker %s: %w: %s", broker, err, Hint(class))
+		default:
+			unreachable = append(unreachable, fmt.Errorf("connecting to Kafka broker %s: %w", broker, err))
 		}
 	}
 	if len(unreachable) == len(c.cfg.Brokers) {
 		return fmt.Errorf("no Kafka broker of kafka.brokers can be reached: %w", errors.Join(unreachable...))
 	}
 	return nil
+}
+
+// onBroker runs f on one broker and says whether that was reached. kafka-go logs in and asks for versions without a
+// deadline of its own: a broker that takes the connection and never answers would be waited for without end.
+func (c *Conn) onBroker(ctx context.Context, broker string, f func(*kafka.Conn, string) error) (reached bool, err error) {
+	bound, cancel := context.WithTimeoutCause(ctx, requestTimeout, fmt.Errorf("it does not answer: %w", context.DeadlineExceeded))
+	defer cancel()
+	dialer := c.Dialer()
+	dialer.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := c.dial(ctx, network, address)
+		if err == nil {
+			context.AfterFunc(bound, func() { _ = conn.Close() }) // whoever reads or writes is told
+		}
+		return conn, err
+	}
+	conn, err := dialer.DialContext(bound, "tcp", broker)
+	if err == nil {
+		reached = true
+		err = f(conn, broker)
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil && bound.Err() != nil {
+		return false, context.Cause(bound)
+	}
+	return reached, err
 }
