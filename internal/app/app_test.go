@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"lethe/config"
 	"lethe/internal/admin"
+	"lethe/internal/pii"
 )
 
 // brokenRole panics with a customer's data; steadyRole works until it is told to end.
@@ -58,4 +61,16 @@ func TestAPlaceIsUnreachableOnce(t *testing.T) {
 	if len(r.Unreachable) != 1 || len(r.Findings) != 2 {
 		t.Errorf("%+v", r)
 	}
+}
+
+func TestAPlaceThatNeverAnswersIsUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := examine(t.Context(), []part{{WhereSource, func(ctx context.Context) ([]Finding, error) {
+			<-ctx.Done()
+			return nil, fmt.Errorf("reading the settings: %w", pii.DriverError(ctx.Err()))
+		}}})
+		if len(r.Unreachable) != 1 || len(r.Errors()) != 0 {
+			t.Errorf("%+v", r)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"lethe/internal/pii"
 )
@@ -78,7 +79,10 @@ type part struct {
 	look  func(ctx context.Context) ([]Finding, error)
 }
 
-// examine looks at all places at once: each has its own timeouts.
+// lookWithin bounds the look at one place: a server that takes the connection and never answers has to end somewhere.
+const lookWithin = time.Minute
+
+// examine looks at all places at once.
 func examine(ctx context.Context, parts []part) *Report {
 	type answer struct {
 		findings []Finding
@@ -88,7 +92,9 @@ func examine(ctx context.Context, parts []part) *Report {
 	for i, p := range parts {
 		answers[i] = make(chan answer, 1)
 		go func() {
-			findings, err := p.look(ctx)
+			bound, cancel := context.WithTimeout(ctx, lookWithin)
+			defer cancel()
+			findings, err := p.look(bound)
 			answers[i] <- answer{findings, err}
 		}()
 	}
