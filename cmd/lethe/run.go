@@ -57,7 +57,7 @@ Exit codes: 1 a failure, 2 the command line or the config file, 4 no server can 
 			}
 			err = app.Preflight(cmd.Context(), cfg, app.PreflightOptions{Roles: roles, Within: within, Strict: strict, Logger: log})
 			if cmd.Context().Err() != nil {
-				return nil // asked to stop before anything was started
+				return nil //nolint:nilerr // asked to stop before anything was started
 			}
 			if err != nil {
 				return err

@@ -19,6 +19,7 @@ import (
 
 // Every bad input on the source and the replicas is named, with statements that mend it: after them check is clean.
 func TestCheckNamesEachFaultAndItsFix(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.setup(cfg)
@@ -72,6 +73,7 @@ func TestCheckNamesEachFaultAndItsFix(t *testing.T) {
 }
 
 func TestCheckOfServerSettings(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, map[string]string{"wal_level": "replica"})
 	cfg := w.load()
 	w.pg.Exec(t, "", "CREATE ROLE lethe LOGIN REPLICATION")
@@ -92,6 +94,7 @@ func TestCheckOfServerSettings(t *testing.T) {
 }
 
 func TestCheckOfKafka(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.setup(cfg)
@@ -135,6 +138,7 @@ func TestCheckOfKafka(t *testing.T) {
 }
 
 func TestCheckOfTheFileAndTheKeys(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	r := w.check(w.load(`'status == "E"'`, `'old.status == "A" and nope(status)'`, "http:", "ledger: {sqlite: l.db}\nhttp:"))
 	if f := find(r, "config", "mapping", "source.erased.when"); f == nil || !strings.Contains(f.Message, "line ") {
@@ -149,6 +153,7 @@ func TestCheckOfTheFileAndTheKeys(t *testing.T) {
 }
 
 func TestUnreachableServersAreNamed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	w.setup(w.load())
 	port, err := testenv.FreePort()
@@ -178,6 +183,7 @@ func TestUnreachableServersAreNamed(t *testing.T) {
 }
 
 func TestPreflightRefusesByPlace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.setup(cfg)

@@ -52,6 +52,7 @@ func (w *world) cases(ctx context.Context, cases int) map[string][]app.CaseInfo 
 
 // An operator plans, sees cases, decides, pauses, and looks at the status, against running roles.
 func TestOperatorsDay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.setup(cfg)
@@ -211,6 +212,7 @@ func (w *world) retire(t *testing.T) {
 
 // A gap is told by every command, and resumed.
 func TestGapIsToldAndResumed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.setup(cfg)
@@ -253,6 +255,7 @@ func TestGapIsToldAndResumed(t *testing.T) {
 
 // Parked events are listed and settled.
 func TestDeadLettersAreListedAndSettled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.setup(cfg)

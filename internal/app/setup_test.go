@@ -10,6 +10,7 @@ import (
 
 // Setup makes everything that check asks for, once; uninstall takes it away again.
 func TestSetupMakesCheckCleanAndUninstallUndoesIt(t *testing.T) {
+	t.Parallel()
 	for _, version := range []int{15, 18} {
 		w := newWorld(t, version, nil)
 		cfg := w.load()
@@ -47,6 +48,7 @@ func TestSetupMakesCheckCleanAndUninstallUndoesIt(t *testing.T) {
 
 // A mapping that grew is activated, and said.
 func TestSetupActivatesAnotherMapping(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	w.setup(w.load())
 	cfg := w.load("{set: {lastname: null}}", "{set: {lastname: null, newsletter: false}}")
@@ -65,6 +67,7 @@ func TestSetupActivatesAnotherMapping(t *testing.T) {
 }
 
 func TestSetupWithAnOwnerOfLethesTablesAlone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 15, nil)
 	cfg := w.load()
 	w.pg.Exec(t, "", "CREATE ROLE lethe_owner LOGIN", "CREATE ROLE lethe LOGIN REPLICATION", "GRANT CREATE ON DATABASE marketing TO lethe_owner")
