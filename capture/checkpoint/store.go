@@ -66,11 +66,14 @@ func (s *Store) Load(ctx context.Context) (*capture.Checkpoint, error) {
 	high := end
 	for step := int64(tail); high > first; step *= 4 {
 		low := max(first, high-step)
-		value, err := s.newestIn(ctx, low, high)
+		value, found, err := s.newestIn(ctx, low, high)
 		if err != nil {
 			return nil, err
 		}
-		if value != nil {
+		if found && value == nil {
+			break // deleted
+		}
+		if found {
 			c, err := decode(s.o.Source, value)
 			if err != nil {
 				return nil, &capture.StopError{
@@ -111,9 +114,9 @@ func (s *Store) bounds(ctx context.Context) (first, end int64, err error) {
 	return res.Topics[topic][0].FirstOffset, res.Topics[topic][0].LastOffset, nil
 }
 
-// newestIn returns the value of the last record of this source within [low, high); nil: none. Compaction leaves holes, so
-// that a fetch may answer with later records than it was asked for, or with none.
-func (s *Store) newestIn(ctx context.Context, low, high int64) (newest []byte, err error) {
+// newestIn returns the record of this source within [low, high) that counts; found without a value is a deletion.
+// Compaction leaves holes, so that a fetch may answer with later records than it was asked for, or with none.
+func (s *Store) newestIn(ctx context.Context, low, high int64) (newest []byte, found bool, err error) {
 	topic := s.o.Conn.CheckpointsTopic()
 	for next := low; next < high; {
 		res, err := s.o.Conn.Client().Fetch(ctx, &kafka.FetchRequest{
@@ -123,45 +126,66 @@ func (s *Store) newestIn(ctx context.Context, low, high int64) (newest []byte, e
 			err = res.Error
 		}
 		if err != nil {
-			return nil, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
+			return nil, false, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
 		}
-		value, last, err := s.scan(res.Records, next, high)
+		last, err := s.scan(res.Records, next, high, func(value []byte) {
+			newest, found = s.later(newest, value), true
+		})
 		if err != nil {
-			return nil, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
-		}
-		if value != nil {
-			newest = value
+			return nil, false, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
 		}
 		next = max(last, next) + 1
 	}
-	return newest, nil
+	return newest, found, nil
 }
 
-// scan reads one answer: the newest value of this source below high, and the last offset seen (-1: none).
-func (s *Store) scan(records kafka.RecordReader, from, high int64) (value []byte, last int64, err error) {
+// later returns the one of two values, in the order of the topic, that counts: the second, unless it moves back. Such a one
+// is the last write of a process that was frozen or cut off, and came when another had gone on already; taken for the
+// truth it would make the slot look as if it were ahead. What cannot be compared counts, and is refused by Load.
+func (s *Store) later(first, second []byte) []byte {
+	if first == nil || second == nil {
+		return second
+	}
+	a, errA := decode(s.o.Source, first)
+	b, errB := decode(s.o.Source, second)
+	if errA == nil && errB == nil && before(b, a) {
+		return first
+	}
+	return second
+}
+
+// scan reads one answer: it gives each value of this source below high, nil for a deletion, and returns the last offset
+// seen (-1: none).
+func (s *Store) scan(records kafka.RecordReader, from, high int64, each func(value []byte)) (last int64, err error) {
 	last = -1
 	for {
 		rec, err := records.ReadRecord()
 		if errors.Is(err, io.EOF) {
-			return value, last, nil
+			return last, nil
 		}
 		if err != nil {
-			return nil, last, err
+			return last, err
 		}
 		last = max(last, rec.Offset)
-		if rec.Offset < from || rec.Offset >= high || rec.Key == nil || rec.Value == nil {
+		if rec.Offset < from || rec.Offset >= high || rec.Key == nil {
 			continue
 		}
 		key, err := kafka.ReadAll(rec.Key)
 		if err != nil {
-			return nil, last, err
+			return last, err
 		}
 		if string(key) != s.o.Source {
 			continue
 		}
-		if value, err = kafka.ReadAll(rec.Value); err != nil {
-			return nil, last, err
+		if rec.Value == nil {
+			each(nil)
+			continue
 		}
+		value, err := kafka.ReadAll(rec.Value)
+		if err != nil {
+			return last, err
+		}
+		each(value)
 	}
 }
 
@@ -207,7 +231,7 @@ func (s *Store) Save(ctx context.Context, c *capture.Checkpoint) error {
 // superseded looks at what others have written since Load or the last Save. A process that was stopped (SIGSTOP, a
 // frozen machine) for so long that a standby took over would otherwise put its old position over the standby's, and the
 // next start would see a slot that is ahead of its checkpoint. A write in the moment between the look and ours is not
-// seen; the standby's next checkpoint, a second later, repairs it.
+// seen; Load passes over it, because it moves back.
 func (s *Store) superseded(ctx context.Context) error {
 	if s.end < 0 {
 		return nil
@@ -219,11 +243,11 @@ func (s *Store) superseded(ctx context.Context) error {
 	if end <= s.end {
 		return nil
 	}
-	value, err := s.newestIn(ctx, s.end, end)
+	value, found, err := s.newestIn(ctx, s.end, end)
 	if err != nil {
 		return err
 	}
-	if value == nil || slices.ContainsFunc(s.tried, func(tried []byte) bool { return bytes.Equal(tried, value) }) {
+	if !found || slices.ContainsFunc(s.tried, func(tried []byte) bool { return bytes.Equal(tried, value) }) {
 		return nil
 	}
 	return fmt.Errorf("writing the checkpoint: %w", capture.ErrSuperseded)

@@ -141,6 +141,55 @@ func TestProcessThatWasFrozenDoesNotWriteOverItsStandby(t *testing.T) {
 	}
 }
 
+// TestLateWriteOfAFrozenProcessIsPassedOver: its look was before the standby's write, and its own write comes after it.
+func TestLateWriteOfAFrozenProcessIsPassedOver(t *testing.T) {
+	_, conn := fake(t)
+	put := func(value []byte) {
+		t.Helper()
+		rec := kgo.Record{Key: kgo.NewBytes([]byte("crm"))}
+		if value != nil {
+			rec.Value = kgo.NewBytes(value)
+		}
+		res, err := conn.Client().Produce(t.Context(), &kgo.ProduceRequest{
+			Topic: conn.CheckpointsTopic(), RequiredAcks: kgo.RequireAll, Records: kgo.NewRecordReader(rec),
+		})
+		if err != nil || res.Error != nil {
+			t.Fatal(err, res.Error)
+		}
+	}
+	load := func(want uint64) {
+		t.Helper()
+		c, err := New(Options{Conn: conn, Source: "crm"}).Load(t.Context())
+		if err != nil || (c == nil) != (want == 0) || c != nil && c.Position.Commit != want {
+			t.Fatalf("got %+v, %v; want %d", c, err, want)
+		}
+	}
+	late, err := encode(sample(100))
+	if err != nil {
+		t.Fatal(err)
+	}
+	standby := New(Options{Conn: conn, Source: "crm"})
+	if err := standby.Save(t.Context(), sample(200)); err != nil {
+		t.Fatal(err)
+	}
+	put(late)
+	load(200)
+	if err := standby.Save(t.Context(), sample(201)); !errors.Is(err, capture.ErrSuperseded) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := standby.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Save(t.Context(), sample(201)); err != nil {
+		t.Fatal(err)
+	}
+	load(201)
+	put(nil) // a person deletes it: the gap that follows is theirs to resume
+	load(0)
+	put(late)
+	load(100)
+}
+
 func TestUnreadableCheckpointIsRefused(t *testing.T) {
 	good, err := encode(sample(1))
 	if err != nil {
