@@ -46,8 +46,12 @@ func (s *session) checkpoints(ctx context.Context) error {
 
 // saveAcked writes the newest acknowledged commit, and only then tells the source, which may forget its log up to there.
 func (s *session) saveAcked(ctx context.Context) error {
-	s.saving.Lock()
-	defer s.saving.Unlock()
+	select {
+	case s.saving <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err() // one that is on its way may take longer than a stop has time
+	}
+	defer func() { <-s.saving }()
 	s.ackMu.Lock()
 	m, dirty := s.acked, s.dirty
 	s.ackMu.Unlock()

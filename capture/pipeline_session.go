@@ -43,7 +43,7 @@ type session struct {
 	acked   mark // newest commit acknowledged by Kafka
 	dirty   bool // acked is newer than checkpoint
 	current Checkpoint
-	saving  sync.Mutex // serialises Save
+	saving  chan struct{} // capacity 1: serialises Save
 }
 
 // mark is the commit up to which a shipment is complete.
@@ -122,6 +122,7 @@ func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 		gathering: &shipment{unit: p.o.Publisher.NewUnit()},
 		spare:     &shipment{unit: p.o.Publisher.NewUnit()},
 		wake:      make(chan struct{}, 1),
+		saving:    make(chan struct{}, 1),
 		hurry:     make(chan struct{}, 1),
 		never:     make(chan struct{}),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -287,6 +288,37 @@ func TestStopIsBoundedWhenKafkaIsStuck(t *testing.T) {
 			t.Error("the stop did not say that it left something behind")
 		}
 		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+// hanging is a checkpoint store whose writes, but for the first, take until their context ends.
+type hanging struct {
+	*world
+	saves atomic.Int32
+}
+
+func (h *hanging) Save(ctx context.Context, c *Checkpoint) error {
+	if h.saves.Add(1) == 1 {
+		return h.world.Save(ctx, c)
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestStopIsBoundedWhileACheckpointHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.add("s1")
+		h := &hanging{world: w}
+		stop := w.run(w.pipeline(func(o *Options) { o.Checkpoints = h }))
+		w.until("a checkpoint hangs", func() bool { return h.saves.Load() > 1 })
+		began := time.Now()
+		if err := stop(); err == nil {
+			t.Error("the stop did not say that it left something behind")
+		}
+		if took := time.Since(began); took > 8*time.Second {
 			t.Errorf("the stop took %v", took)
 		}
 	})
