@@ -85,8 +85,8 @@ func (p *plan) start() {
 // play plays some steps, each of one to three faults at once.
 func (p *plan) play() {
 	p.wait(0, 20*time.Second)
-	hours := chance(p.rng, 10)
-	for range 3 + p.rng.IntN(6) {
+	hours := p.s.hours
+	for range 2 + p.rng.IntN(5) {
 		long := false
 		for range 1 + p.rng.IntN(3) {
 			f := faults[p.rng.IntN(len(faults))]
@@ -100,17 +100,18 @@ func (p *plan) play() {
 		case long && hours:
 			hours = false
 			p.s.calm.Store(true)
-			p.wait(time.Hour, 3*time.Hour)
+			p.wait(time.Hour, 2*time.Hour)
 			p.s.calm.Store(false)
-		case long && chance(p.rng, 30):
-			p.wait(time.Minute, 5*time.Minute)
+		case long && chance(p.rng, 20):
+			p.wait(time.Minute, 4*time.Minute)
 		default:
-			p.wait(0, 40*time.Second)
+			p.wait(0, 30*time.Second)
 		}
 		p.mendStep()
 		p.alive()
+		p.fewer()
 		if chance(p.rng, 50) {
-			p.wait(0, 30*time.Second)
+			p.wait(0, 20*time.Second)
 		}
 	}
 }
@@ -153,6 +154,20 @@ func (p *plan) alive() {
 	for _, r := range p.s.replicas {
 		if len(p.workers(r)) == 0 {
 			p.s.startWorker(r)
+		}
+	}
+}
+
+// fewer keeps an installation from growing: one capture, and two workers a replica.
+func (p *plan) fewer() {
+	for len(p.captures()) > 1 {
+		p.capture().kill("as one too many")
+	}
+	for _, r := range p.s.replicas {
+		for list := p.workers(r); len(list) > 2; list = list[1:] {
+			if err := list[0].stop(); err != nil {
+				p.s.check.fail("%s did not stop well: %v", list[0].name, err)
+			}
 		}
 	}
 }

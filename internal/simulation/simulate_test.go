@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,10 @@ var (
 	only  = flag.Int64("seed", -1, "simulate this seed alone, with its whole trace")
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // kafka-go takes a page of 64 KiB for every batch that it reads
+	goleak.VerifyTestMain(m)
+}
 
 // TestSimulate runs seeds; see the package's documentation.
 func TestSimulate(t *testing.T) {
@@ -65,6 +69,7 @@ type simulation struct {
 	maxBatch   int
 	maxBuffer  int
 	heartbeat  time.Duration
+	hours      bool        // one of the outages lasts for hours
 	calm       atomic.Bool // little happens in the CRM
 
 	net     *memnet.Network
@@ -148,6 +153,9 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 		maxBatch: pick(r, 5, 50, 1000), maxBuffer: pick(r, 256<<10, 16<<20), heartbeat: 5 * time.Second,
 		net: memnet.New(), cancelled: map[string]bool{}, culprits: map[string]bool{},
 		ids: schema.NewIdentifiers(prf{}, sourceName),
+	}
+	if s.hours = chance(r, 5); s.hours {
+		s.heartbeat = 30 * time.Second
 	}
 	s.net.Brittle = groupRequest
 	s.net.Latency = time.Duration(r.IntN(4)) * time.Millisecond
