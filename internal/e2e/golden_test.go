@@ -406,4 +406,3 @@ func goldenWorld(t *testing.T, yaml string, crm, replica *testenv.Postgres, crmS
 	}
 	return w
 }
-

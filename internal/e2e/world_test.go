@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -139,6 +140,15 @@ func newWorld(t *testing.T, o options) *world {
 func (w *world) close() {
 	for _, p := range w.processes {
 		p.kill()
+		log, err := os.ReadFile(p.log)
+		if err != nil {
+			w.t.Error(err)
+		}
+		for _, defect := range []string{"WARNING: DATA RACE", "goroutine 1 [", "panic contained"} {
+			if bytes.Contains(log, []byte(defect)) {
+				w.t.Errorf("the process under test says %q:\n%s", defect, log)
+			}
+		}
 		if w.t.Failed() {
 			w.t.Logf("%s ends with:\n%s", filepath.Base(p.log), tail(p.log))
 		}
