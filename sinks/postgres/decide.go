@@ -152,13 +152,14 @@ func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (ou
 }
 
 // release lets a case go on that is held, waits for a decision or at the breaker, or has failed; a case of a pass takes
-// the others of its pass with it.
+// the others of its pass with it, except those that somebody has decided on by themselves or has to.
 func (r *Replica) release(ctx context.Context, tx pgx.Tx, ref []byte) error {
 	_, err := tx.Exec(ctx, r.ledger.sql(`
 		UPDATE {s}.pending p SET held = false, released = true, wait = 'cool_off', attempts = `+sqlNextRound+`, error_code = NULL,
 			due_at = CASE WHEN p.due_at = 'infinity' THEN now() ELSE p.due_at END
 		FROM {s}.pending q
-		WHERE q.ref = $1 AND p.state = 'suppressed' AND (p.ref = q.ref OR q.snapshot AND p.snapshot AND p.run_id = q.run_id)`), ref)
+		WHERE q.ref = $1 AND p.state = 'suppressed' AND (p.ref = q.ref OR q.snapshot AND p.snapshot AND p.run_id = q.run_id
+			AND NOT p.held AND p.wait <> 'decision' AND p.due_at < 'infinity')`), ref)
 	return err
 }
 

@@ -111,3 +111,23 @@ func TestSecondRoundIsProvenAnew(t *testing.T) {
 	w.states(1, "suppressed applied verified applied verified")
 	w.want(`SELECT state, matched, attempts FROM lethe.pending`, "verified|true|4")
 }
+
+// One release lets a whole pass go on, but not the case that somebody holds.
+func TestReleaseOfAPassLeavesWhatIsHeld(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.person(1, 2, 3)
+	var events []*schema.Event
+	for id := 1; id <= 3; id++ {
+		ev := w.event(id, &schema.SubjectErasure{})
+		ev.Kind, ev.RunID = schema.KindSnapshot, "run"
+		events = append(events, ev)
+	}
+	w.apply(events...)
+	w.runDue()
+	w.want(`SELECT DISTINCT wait FROM lethe.pending`, "breaker")
+	w.apply(w.decide(3, schema.DecisionHold))
+	w.runDue()
+	w.apply(w.decide(1, schema.DecisionRelease))
+	w.runDue()
+	w.want(`SELECT crm_id, firstname IS NULL FROM contact ORDER BY 1`, "1|true\n2|true\n3|false")
+}

@@ -16,6 +16,8 @@ const (
 	gaugesEvery = 15 * time.Second
 	// gaugesShare bounds what counting costs the replica: after a count that took a second the next one is 50 s later.
 	gaugesShare = 50
+	// gaugesPatience bounds counting the receipts: batches wait meanwhile, and years of receipts take long.
+	gaugesPatience = time.Second
 )
 
 // gauges are what the ledger tables of a whole replica say, as of the last count. Every process with a sink of the replica
@@ -98,10 +100,14 @@ func (r *Replica) refreshGauges(ctx context.Context, _ []sinks.Place) (time.Time
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.known, g.at, g.next = true, started, time.Now().Add(max(gaugesEvery, gaugesShare*took))
-	g.oldest, g.parked, g.gaps, g.receipts, g.pending = fresh.oldest, fresh.parked, fresh.gaps, fresh.receipts, fresh.pending
+	g.oldest, g.parked, g.gaps, g.pending = fresh.oldest, fresh.parked, fresh.gaps, fresh.pending
+	if fresh.receipts != nil {
+		g.receipts = fresh.receipts
+	}
 	return g.next, nil
 }
 
+// countLedger counts; receipts are nil where that would have taken too long.
 func (r *Replica) countLedger(ctx context.Context) (*gauges, error) {
 	const op = "counting Lethe's tables"
 	g := &gauges{pending: map[[2]string]int{}}
@@ -127,6 +133,12 @@ func (r *Replica) countLedger(ctx context.Context) (*gauges, error) {
 	if err != nil {
 		return nil, classify(op, err)
 	}
-	g.receipts, err = r.effectiveReceipts(ctx)
+	bounded, cancel := context.WithTimeout(ctx, gaugesPatience)
+	defer cancel()
+	g.receipts, err = r.effectiveReceipts(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		r.log.Warn().Dur("patience", gaugesPatience).Msg("lethe_receipts keeps its last values: counting the receipts takes too long")
+		return g, nil
+	}
 	return g, err
 }
