@@ -28,6 +28,8 @@ const (
 	// NoticeScopeNull: the old image of a consent names no purpose or channel, so nothing was ever said of it.
 	NoticeScopeNull
 	noticeKinds
+	// NoticeNoHeartbeat: a logical message with our prefix is no heartbeat: somebody else wrote it. It belongs to no table.
+	NoticeNoHeartbeat
 )
 
 func (k NoticeKind) String() string {
@@ -46,6 +48,8 @@ func (k NoticeKind) String() string {
 		return "as_of_future"
 	case NoticeScopeNull:
 		return "consent_scope_null"
+	case NoticeNoHeartbeat:
+		return "message_is_no_heartbeat"
 	case noticeKinds:
 	}
 	return "unknown"
@@ -60,7 +64,8 @@ type Notice struct {
 
 // notices counts. The tables are known beforehand, so counting takes no lock.
 type notices struct {
-	tables map[string]*[noticeKinds]atomic.Uint64
+	tables   map[string]*[noticeKinds]atomic.Uint64
+	messages atomic.Uint64 // of NoticeNoHeartbeat
 }
 
 var noticesDesc = prometheus.NewDesc("lethe_rule_notices_total",
@@ -85,6 +90,9 @@ func (e *Engine) Notices() []Notice {
 			}
 		}
 	}
+	if count := e.notices.messages.Load(); count > 0 {
+		all = append(all, Notice{Kind: NoticeNoHeartbeat, Count: count})
+	}
 	slices.SortFunc(all, func(a, b Notice) int {
 		if c := strings.Compare(a.Table, b.Table); c != 0 {
 			return c
@@ -99,6 +107,7 @@ func (n *notices) Describe(ch chan<- *prometheus.Desc) { ch <- noticesDesc }
 
 // Collect implements prometheus.Collector.
 func (n *notices) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(noticesDesc, prometheus.CounterValue, float64(n.messages.Load()), NoticeNoHeartbeat.String(), "")
 	for table, counts := range n.tables {
 		for k := range counts {
 			ch <- prometheus.MustNewConstMetric(noticesDesc, prometheus.CounterValue,

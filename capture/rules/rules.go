@@ -121,7 +121,7 @@ func (e *Engine) bind(t *capture.Table) (*binding, error) {
 // *CompileError all say that this change cannot be understood with this mapping, and the same change gives them again.
 func (e *Engine) Apply(tx *capture.Transaction, c *capture.Change, out []Draft) ([]Draft, error) {
 	if c.Op == capture.OpMessage {
-		return e.message(c, out)
+		return e.message(tx, c, out), nil
 	}
 	if c.Table == nil {
 		return out, errors.New("applying rules: the change names no table")
@@ -166,12 +166,18 @@ func (e *Engine) truncate(c *capture.Change, out []Draft) []Draft {
 	return append(out, Draft{Rule: RuleTruncate, Body: &e.gap})
 }
 
-// message reads a heartbeat. Its content is the time of sending in milliseconds since 1970, in decimal.
-func (e *Engine) message(c *capture.Change, out []Draft) ([]Draft, error) {
+// heartbeatSkew is how far the clock that made a heartbeat may be from the source's.
+const heartbeatSkew = 24 * time.Hour
+
+// message reads a heartbeat. Its content is the time of sending in milliseconds since 1970, in decimal. Every user of the
+// database may write a message under our prefix: one that is no heartbeat is counted, and is no reason to stop.
+func (e *Engine) message(tx *capture.Transaction, c *capture.Change, out []Draft) []Draft {
 	ms, err := strconv.ParseInt(string(c.Message), 10, 64)
-	if err != nil || ms <= 0 {
-		return out, &ValueError{Table: "(logical message)", Column: "content", Reason: "is no time in milliseconds since 1970"}
+	at := time.UnixMilli(ms).UTC()
+	if err != nil || ms <= 0 || at.Sub(tx.CommittedAt).Abs() > heartbeatSkew {
+		e.notices.messages.Add(1)
+		return out
 	}
-	e.heartbeat.EmittedAt = time.UnixMilli(ms).UTC()
-	return append(out, Draft{Rule: RuleHeartbeat, Body: &e.heartbeat}), nil
+	e.heartbeat.EmittedAt = at
+	return append(out, Draft{Rule: RuleHeartbeat, Body: &e.heartbeat})
 }

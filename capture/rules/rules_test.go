@@ -222,15 +222,26 @@ func TestNoPartOfAFailingChange(t *testing.T) {
 func TestWrongChanges(t *testing.T) {
 	e, s := mustEngine(t, testSource), testScript(t)
 	for name, c := range map[string]*capture.Change{
-		"no table":        {Op: capture.OpInsert},
-		"too few values":  {Op: capture.OpInsert, Table: s.tables["public.customer"], New: make([]capture.Value, 1)},
-		"too few old":     {Op: capture.OpDelete, Table: s.tables["public.customer"], Old: make([]capture.Value, 1)},
-		"message text":    {Op: capture.OpMessage, Message: []byte("2026-03-01T10:00:00Z")},
-		"message empty":   {Op: capture.OpMessage},
-		"message of 1969": {Op: capture.OpMessage, Message: []byte("-1")},
+		"no table":       {Op: capture.OpInsert},
+		"too few values": {Op: capture.OpInsert, Table: s.tables["public.customer"], New: make([]capture.Value, 1)},
+		"too few old":    {Op: capture.OpDelete, Table: s.tables["public.customer"], Old: make([]capture.Value, 1)},
 	} {
 		if out, err := e.Apply(s.tx, c, nil); err == nil || len(out) > 0 {
 			t.Errorf("%s: got %d drafts and %v, want an error", name, len(out), err)
+		}
+	}
+}
+
+// TestForeignMessageStopsNothing: every user of the database may write a message under our prefix.
+func TestForeignMessageStopsNothing(t *testing.T) {
+	e, s := mustEngine(t, testSource), testScript(t)
+	for i, text := range []string{"2026-03-01T10:00:00Z", "", "-1", "9223372036854775807", "1"} {
+		out, err := e.Apply(s.tx, &capture.Change{Op: capture.OpMessage, Message: []byte(text)}, nil)
+		if err != nil || len(out) > 0 {
+			t.Errorf("%q: got %d drafts and %v", text, len(out), err)
+		}
+		if got := e.Notices(); len(got) != 1 || got[0] != (Notice{Kind: NoticeNoHeartbeat, Count: uint64(i + 1)}) {
+			t.Errorf("%q: noticed %v", text, got)
 		}
 	}
 }
@@ -334,8 +345,8 @@ func TestNoticesMetric(t *testing.T) {
 	for _, m := range families[0].GetMetric() {
 		total += m.GetCounter().GetValue()
 	}
-	if n := len(families[0].GetMetric()); n != 4*int(noticeKinds) || total != 3 {
-		t.Errorf("%d series with %v in all, want one for each of 4 tables and %d kinds with 3 in all", n, total, noticeKinds)
+	if n := len(families[0].GetMetric()); n != 4*int(noticeKinds)+1 || total != 3 {
+		t.Errorf("%d series with %v in all, want one for each of 4 tables and %d kinds, and one more, with 3 in all", n, total, noticeKinds)
 	}
 	if got := e.Notices(); len(got) != 1 || got[0] != (Notice{Kind: NoticeRowOfNobody, Table: "public.customer_note", Count: 3}) {
 		t.Errorf("got %v", got)
@@ -352,7 +363,6 @@ func TestErrorsTellNoValue(t *testing.T) {
 		strings.Replace(consent, "=Y", "="+secret, 1), strings.Replace(consent, "valid_until=null", "valid_until="+secret, 1),
 		"insert public.customer customer_id=7 status=A no_marketing=" + secret + " restricted_until=null",
 		"insert public.customer customer_id=7 status=A no_marketing=f restricted_until=" + secret,
-		"message " + secret,
 	} {
 		_, err := e.Apply(s.tx, s.must(t, line), nil)
 		if err == nil {
