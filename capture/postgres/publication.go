@@ -158,12 +158,15 @@ func (s *Source) checkPublication(ctx context.Context) error {
 			"the log before that is read, capture stops at the first change without them")
 	}
 	s.mu.Lock()
-	s.published = p
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	// What was edited stays an alarm when the stream starts again: only a person's restart, which checks it, ends that.
+	if s.published == nil || s.published.changedFrom(p, s.o.Needs) == nil {
+		s.published = p
+	}
 	return nil
 }
 
-// watchPublication compares the publication with what it was when the stream started.
+// watchPublication compares the publication with what it was when the first stream started.
 func (s *Source) watchPublication(ctx context.Context, conn *pgx.Conn) error {
 	if s.published == nil {
 		return nil // no stream yet

@@ -78,7 +78,7 @@ type Source struct {
 
 	mu  sync.Mutex // guards what follows: one ordinary connection for everything but the stream
 	sql *pgx.Conn
-	// published is the publication as it was when the running stream started.
+	// published is the publication as it was when the first stream started.
 	published *publication
 }
 

@@ -31,7 +31,7 @@ type SlotStatus struct {
 	Current   uint64 // LSN where the server writes
 }
 
-// Watch reads the slot's state for metrics and alarms, and compares the publication with what it was when the running
+// Watch reads the slot's state for metrics and alarms, and compares the publication with what it was when the first
 // stream started. Together with the status it returns a *capture.GapError for a slot that is lost or missing and for a
 // mapped table that was dropped, and a *PublicationError for a publication that was changed. It takes a few milliseconds
 // on the server; every ten seconds is enough.
