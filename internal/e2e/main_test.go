@@ -85,7 +85,7 @@ func childProgram(t *testing.T) string {
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	out, err := exec.Command("go", append(args, "./child")...).CombinedOutput() //nolint:gosec // fixed arguments
+	out, err := exec.Command("go", append(args, "./child")...).CombinedOutput()
 	if err != nil {
 		t.Fatal(fmt.Errorf("building the process under test: %w\n%s", err, out))
 	}

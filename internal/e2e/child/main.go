@@ -47,7 +47,9 @@ func run(file, roles string, recheck time.Duration) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(a.Addr()) // the test waits for this line
+	if _, err := os.Stdout.WriteString(a.Addr() + "\n"); err != nil { // the test waits for this line
+		return err
+	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
