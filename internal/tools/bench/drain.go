@@ -143,7 +143,7 @@ func (s *stage) capture(ctx context.Context, lethe, config, listen string, event
 		return streaming == 1, err
 	})
 	if err == nil {
-		err = await(ctx, 50*time.Millisecond, 2*time.Minute, func() (bool, error) {
+		err = await(ctx, 40*time.Millisecond, 2*time.Minute, func() (bool, error) {
 			n, err := metric(ctx, listen, `lethe_capture_events_total{source="crm",type="ConsentChange"}`)
 			return int(n) >= events, err
 		})

@@ -46,7 +46,7 @@ func newStage(ctx context.Context, dir string) (_ *stage, err error) {
 	}}); err != nil {
 		return nil, err
 	}
-	if s.kafka, err = testenv.StartKafka(ctx, testenv.KafkaOptions{}); err != nil {
+	if s.kafka, err = testenv.StartKafka(ctx, testenv.KafkaOptions{Tuned: true}); err != nil {
 		return nil, err
 	}
 	if err := s.exec(ctx, "", "create role lethe login replication"); err != nil {
@@ -173,6 +173,7 @@ func metric(ctx context.Context, listen, prefix string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	req.Header.Set("Accept-Encoding", "identity") // compressing would be measured too
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err
