@@ -112,7 +112,7 @@ func (r *Replica) eachDue(
 		case len(refs) == 1:
 			r.log.Error().Str("op", op).Str("code", sinks.CodeOf(err)).Hex("subject", refs[0]).
 				Msg("the replica refuses what a subject's facts ask for: mend its row; it is tried again")
-			return time.Now(), r.leaveForLater(ctx, places, column, op, refs[0])
+			return time.Now(), r.leaveForLater(ctx, places, column, op, refs[0], sinks.CodeOf(err))
 		}
 		limit = len(refs) / 2
 	}
@@ -143,13 +143,18 @@ func (r *Replica) dueSlice(
 	return refs, err
 }
 
-func (r *Replica) leaveForLater(ctx context.Context, places []sinks.Place, column, op string, ref []byte) error {
+// leaveForLater puts a refused subject off. If it is being erased its case shows the code.
+func (r *Replica) leaveForLater(ctx context.Context, places []sinks.Place, column, op string, ref []byte, code string) error {
 	return r.inTx(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.subject SET `+column+` = now() + make_interval(secs => $2) WHERE ref = $1`),
 			ref, r.opts.RecheckLater.Seconds())
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET error_code = $2 WHERE ref = $1 AND state = 'suppressed'`), ref, code)
 		return err
 	})
 }
@@ -364,7 +369,7 @@ func (r *Replica) queueFoundCase(b *pgx.Batch, s *subject, c openCase, gaps []st
 	// The cool-off begins with the suppression, however old the case: somebody may want to cancel what they see only now. A
 	// failed case stays failed.
 	b.Queue(r.ledger.sql(`
-		UPDATE {s}.pending SET matched = true, observed = $3, suppressed_at = now(), undo = $2,
+		UPDATE {s}.pending SET matched = true, observed = $3, suppressed_at = now(), undo = $2, error_code = NULL,
 			due_at = CASE WHEN due_at < 'infinity' THEN now() + make_interval(secs => $4) ELSE due_at END WHERE ref = $1`),
 		s.ref[:], jsonOrNull(undo), observe, r.cfg.Erase.CoolOff.Seconds())
 	rc := r.newReceipt(c.event, schema.TypeSubjectErasure, state, 0)

@@ -77,3 +77,16 @@ func TestReplayHasItsReceipt(t *testing.T) {
 		t.Errorf("the receipts of the waiting event say %v", outcomes)
 	}
 }
+
+// A late row that cannot be suppressed shows in its case.
+func TestRefusedSuppressionShowsInItsCase(t *testing.T) {
+	w := newWorld(t, 15, erasing)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.person(1)
+	w.exec(`ALTER TABLE contact ADD CONSTRAINT always CHECK (usable); UPDATE lethe.subject SET recheck_at = now()`)
+	w.runDue()
+	w.want(`SELECT matched, error_code FROM lethe.pending`, "false|23514")
+	w.exec(`ALTER TABLE contact DROP CONSTRAINT always; UPDATE lethe.subject SET recheck_at = now()`)
+	w.runDue()
+	w.states(1, "no_match suppressed applied verified")
+}
