@@ -96,7 +96,10 @@ func (l ledger) migrate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 		}
 	}
 	for _, kv := range [][2]string{
-		{metaSchemaVersion, strconv.Itoa(schemaVersion)}, {metaReplica, o.Name}, {metaSource, o.Source}, {metaWitness, "0"},
+		{metaSchemaVersion, strconv.Itoa(schemaVersion)},
+		{metaReplica, o.Name},
+		{metaSource, o.Source},
+		{metaWitness, "0"},
 		{metaFolded, foldedUnder(o.Config, o.Digest)},
 	} {
 		_, err := tx.Exec(ctx, l.sql(`INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO NOTHING`), kv[0], kv[1])
