@@ -187,8 +187,9 @@ const (
 
 // GapError says that a part of the log is lost to us. Capture announces it and stops reading until an operator decides.
 type GapError struct {
-	Cause string
-	Hint  string // what the operator does next
+	Cause  string
+	Hint   string // what the operator does next
+	Object string // the table that it is about; empty: the log as a whole
 }
 
 func (e *GapError) Error() string {

@@ -80,6 +80,8 @@ type Pipeline struct {
 	log zerolog.Logger
 
 	totals totals
+	// reports are gaps that were found beside the stream.
+	reports chan *GapError
 
 	mu     sync.Mutex
 	status Status // without the totals
@@ -90,7 +92,7 @@ func NewPipeline(o Options) (*Pipeline, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	p := &Pipeline{o: o, log: o.Logger.With().Str("role", "capture").Str("source", o.Name).Logger()}
+	p := &Pipeline{o: o, reports: make(chan *GapError, 1), log: o.Logger.With().Str("role", "capture").Str("source", o.Name).Logger()}
 	p.status.State = StateStarting
 	if o.Registerer != nil {
 		if err := p.register(o.Registerer); err != nil {

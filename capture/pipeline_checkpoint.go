@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,7 +141,8 @@ func compareIdentity(c *Checkpoint, now Identity) error {
 // or ctx has ended.
 func (p *Pipeline) standAtGap(ctx context.Context, gap *GapError) {
 	p.setState(StateGap, gap.Cause, gap.Hint)
-	p.log.Error().Str("cause", gap.Cause).Str("hint", gap.Hint).Msg("gap in the source's log: capture stands still")
+	blocks := OpenGap{Cause: gap.Cause}.Blocks()
+	p.log.Error().Str("cause", gap.Cause).Str("hint", gap.Hint).Bool("capture_stands_still", blocks).Msg("gap in the source's log")
 	retry := backoff.ExponentialBackOff{
 		InitialInterval: firstRetry, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: longestWait,
 	}
@@ -157,7 +159,7 @@ func (p *Pipeline) standAtGap(ctx context.Context, gap *GapError) {
 			return
 		}
 	}
-	for sleep(ctx, p.o.ResumePoll) {
+	for blocks && sleep(ctx, p.o.ResumePoll) {
 		c, err := p.o.Checkpoints.Load(ctx)
 		if err == nil && c != nil && !standing(c) {
 			p.log.Info().Uint32("incarnation", c.Incarnation).Msg("gap resumed by an operator")
@@ -193,10 +195,15 @@ func (p *Pipeline) announce(ctx context.Context, gap *GapError) error {
 		p.update(func(st *Status) { st.Gaps, st.Incarnation = c.Gaps, c.Incarnation })
 		return nil
 	}
+	id := p.nameGap(gap, c.Incarnation, c.Position)
+	if slices.ContainsFunc(c.Gaps, func(g OpenGap) bool { return g.ID == id }) {
+		p.update(func(st *Status) { st.Gaps, st.Incarnation = c.Gaps, c.Incarnation })
+		return nil
+	}
 	now := time.Now().UTC()
 	from := schema.NewOrder(c.Incarnation, c.Position.Epoch, c.Position.Commit, math.MaxUint32)
 	open := OpenGap{
-		ID: gapID(p.o.Name, c.Incarnation, gap.Cause, c.Position, ""), Cause: gap.Cause, From: from, OpenedAt: now,
+		ID: id, Cause: gap.Cause, From: from, OpenedAt: now,
 	}
 	if err := p.publishGap(ctx, c, open); err != nil {
 		return err
@@ -244,6 +251,31 @@ func (p *Pipeline) publishGap(ctx context.Context, c *Checkpoint, open OpenGap) 
 	}
 	p.totals.events[schema.TypeGap].Add(1)
 	return nil
+}
+
+// Report tells of a gap that was found beside the stream, which does not know of it: a mapped table that was dropped. It is
+// announced once, however often it is found, and capture goes on. Any goroutine may call it; it never blocks.
+func (p *Pipeline) Report(gap *GapError) {
+	if (OpenGap{Cause: gap.Cause}).Blocks() {
+		return // the stream comes to that itself
+	}
+	st := p.Status()
+	id := p.nameGap(gap, st.Incarnation, st.Checkpoint)
+	if slices.ContainsFunc(st.Gaps, func(g OpenGap) bool { return g.ID == id }) {
+		return
+	}
+	select {
+	case p.reports <- gap:
+	default: // one is enough to end the session; the next look finds the other again
+	}
+}
+
+// nameGap names a gap. A dropped table is the same gap wherever it is found.
+func (p *Pipeline) nameGap(gap *GapError, incarnation uint32, at Position) string {
+	if gap.Cause == GapDropped {
+		at = Position{}
+	}
+	return gapID(p.o.Name, incarnation, gap.Cause, at, gap.Object)
 }
 
 // gapID names a gap by what is the same at every start: no row is in it, so that it needs no key.

@@ -172,6 +172,8 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 			err = errors.New("the source ended its stream without an error")
 		}
 	case err = <-failed:
+	case gap := <-s.p.reports:
+		err = gap
 	case <-ctx.Done():
 		err = s.stopGracefully(work)
 	}

@@ -177,8 +177,8 @@ func (s *Source) watchPublication(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if dropped != "" {
 		return &capture.GapError{
-			Cause: capture.GapDropped,
-			Hint:  fmt.Sprintf("mapped table %s was dropped; that erases nobody: take it out of the mapping, or put it back and run a pass", dropped),
+			Cause: capture.GapDropped, Object: dropped,
+			Hint: fmt.Sprintf("mapped table %s was dropped; that erases nobody: take it out of the mapping, or put it back and run a pass", dropped),
 		}
 	}
 	now, err := readPublication(ctx, conn, s.o.Publication)

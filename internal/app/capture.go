@@ -132,6 +132,9 @@ func (r *captureRole) watch(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if gap := (*capture.GapError)(nil); errors.As(err, &gap) {
+			r.pipeline.Report(gap)
+		}
 		if err == nil && slot.OverLimit {
 			err = fmt.Errorf("the source retains %d bytes of log for slot, more than max_retained_wal: find out what holds capture back", slot.RetainedWAL)
 		}

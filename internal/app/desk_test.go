@@ -110,7 +110,7 @@ func (w *world) decideAll(t *testing.T, ids []string) {
 			t.Errorf("decided %+v, %v", d, err)
 		}
 	}
-	// Case 0 is cancelled everywhere, 1 held in marketing alone, 2 released before its time.
+	// Case 0 is cancelled everywhere, 1 held in marketing alone, 2 released.
 	d, err := decide(schema.DecisionCancel, "", time.Minute, ids[0])
 	want(d, err, "done", 2)
 	d, err = decide(schema.DecisionHold, "marketing", time.Minute, ids[1])
@@ -118,10 +118,10 @@ func (w *world) decideAll(t *testing.T, ids []string) {
 	if got := w.text("marketing", "SELECT count(*) FROM contact WHERE blocked"); got != "2" {
 		t.Errorf("%s persons are suppressed after a cancel, want 2", got)
 	}
-	w.pg.Exec(t, "marketing", "UPDATE lethe.pending SET due_at = now() WHERE NOT held")
-	w.pg.Exec(t, "reporting", "UPDATE lethe.pending SET due_at = now()")
 	d, err = decide(schema.DecisionRelease, "", time.Minute, ids[2])
 	want(d, err, "done", 2)
+	w.pg.Exec(t, "marketing", "UPDATE lethe.pending SET due_at = now() WHERE NOT held")
+	w.pg.Exec(t, "reporting", "UPDATE lethe.pending SET due_at = now()")
 	w.eventually("case 2 is proven and case 1 waits", func() (bool, string) {
 		var got []string
 		for id, list := range w.cases(t.Context(), 3) {
@@ -246,6 +246,12 @@ func TestGapIsToldAndResumed(t *testing.T) {
 	w.eventually("capture goes on", func() (bool, string) {
 		got := w.text("marketing", "SELECT blocked FROM contact WHERE crm_id = 1")
 		return got == "true", got
+	})
+	w.pg.Exec(t, "crm", "DROP TABLE consent")
+	w.eventually("a mapped table that is dropped is a gap, and capture goes on", func() (bool, string) {
+		list, err := app.Gaps(t.Context(), cfg)
+		return err == nil && len(list.Capture) == 2 && list.Capture[1].Cause == capture.GapDropped && !list.Capture[1].Blocks && len(list.Replicas) == 4,
+			fmt.Sprintf("%+v, %v", list, err)
 	})
 	stop()
 	if s := app.ReadStatus(t.Context(), cfg); !app.IsGap(s.Err()) {
