@@ -42,7 +42,7 @@ func (s *session) applyRange(ctx context.Context, recs []Record) error {
 		if err := s.applyRange(ctx, recs[:i]); err != nil {
 			return err
 		}
-		if err := s.park(ctx, &recs[i], "undecodable"); err != nil {
+		if err := s.putAside(ctx, &recs[i]); err != nil {
 			return err
 		}
 		return s.applyRange(ctx, recs[i+1:])
@@ -59,6 +59,17 @@ func (s *session) applyRange(ctx context.Context, recs []Record) error {
 		return err
 	}
 	return s.applyRange(ctx, recs[half:])
+}
+
+// putAside parks a record that could not be decoded. Where it is this process that lacks the key, and not the record that is
+// damaged, its partition stops instead: everything that follows would be parked too, prohibitions with it, and each would
+// have to be replayed by hand. After a restart with the key it is read as if nothing had been.
+func (s *session) putAside(ctx context.Context, r *Record) error {
+	if errors.Is(r.Err, schema.ErrUnknownKey) && s.parts[r.Partition].wants(r.Offset) {
+		s.stopPartition(r.Partition, r.Offset, PartitionStopped, "unknown_key", schema.ErrUnknownKey.Error())
+		return nil
+	}
+	return s.park(ctx, r, "undecodable")
 }
 
 // todo returns those of recs that are not applied yet and are to be. It does not change recs.

@@ -31,7 +31,7 @@ const (
 	PartitionRunning  PartitionState = "running"
 	PartitionRestored PartitionState = "restored" // the replica was restored: what it had applied is applied again
 	PartitionGap      PartitionState = "gap"      // records are lost: stays until a person has made good for them
-	PartitionStopped  PartitionState = "stopped"  // a record without a subject cannot be applied
+	PartitionStopped  PartitionState = "stopped"  // a record without a subject cannot be applied, or the key of one is not known
 )
 
 // Status is what a worker says of itself. It holds nothing personal.

@@ -534,6 +534,25 @@ func TestPauseAndResume(t *testing.T) {
 	})
 }
 
+// A process that lacks a key parks nothing: it stops in front of what it cannot read.
+func TestUnknownKeyStopsThePartition(t *testing.T) {
+	inRun(t, 1, func(r *run, _ *sinks.WorkerOptions) {
+		r.feed.add(0, 1, 1, given())
+		ref := schema.SubjectRef{2}
+		r.feed.append(0, sinks.Record{Key: []byte(ref.String()), Value: []byte{1}, Err: fmt.Errorf("decoding: %w", schema.ErrUnknownKey)})
+		r.feed.add(0, 3, 3, given())
+	}, func(t *testing.T, r *run) {
+		pass(time.Minute)
+		st := r.worker.Status()
+		if len(st.Partitions) != 1 || st.Partitions[0].State != sinks.PartitionStopped || st.Partitions[0].Cause != "unknown_key" || st.Ready {
+			t.Errorf("status %+v", st)
+		}
+		if next := r.model.Place(0).NextOffset; next != 1 {
+			t.Errorf("the place is %d, want it in front of the record", next)
+		}
+	})
+}
+
 // A cancel may lie at the end of what came while the worker stood still.
 func TestChoresWaitForTheEndOfTheLogAfterAStandstill(t *testing.T) {
 	for _, name := range []string{"pause", "outage"} {
