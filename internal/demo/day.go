@@ -58,7 +58,7 @@ func (d *day) someone() int64 {
 // step does one thing of the day.
 func (d *day) step(ctx context.Context) error {
 	switch n := d.r.IntN(1000); {
-	case n < 20:
+	case n < 20 && len(d.erased) < len(d.fill.people)/4: // a publisher keeps most of its customers
 		return d.erase(ctx, d.someone())
 	case n < 25:
 		return d.etl(ctx)

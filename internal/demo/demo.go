@@ -61,6 +61,9 @@ func (o *Options) defaults() {
 
 func ptr[T any](v T) *T { return &v }
 
+// fewestCustomers leaves enough of them for the marked, the late and the erased.
+const fewestCustomers = 100
+
 // ErrNotFollowed says that a copy did not follow, or that it was not proven: the Summary says which.
 var ErrNotFollowed = errors.New("not everything followed and was verified")
 
@@ -94,6 +97,9 @@ var databases = [...]string{"crm", "marketing", "reporting"}
 // Run plays the demo and returns what came of it. ErrNotFollowed comes with a Summary.
 func Run(ctx context.Context, o Options) (*Summary, error) {
 	o.defaults()
+	if o.Customers < fewestCustomers {
+		return nil, fmt.Errorf("playing the demo: %d customers make no day: at least %d", o.Customers, fewestCustomers)
+	}
 	s := &stage{o: o, say: newTeller(o.Out), fill: newFill(o.Customers), marketProbe: newProber(probeMarketing), reportProbe: newProber(probeReporting)}
 	summary, err := s.run(ctx)
 	return summary, errors.Join(err, s.close()) //nolint:contextcheck // what ran is closed although ctx is over

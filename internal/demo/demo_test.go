@@ -46,3 +46,9 @@ func TestOracleSeesWhatDoesNotFollow(t *testing.T) {
 		}
 	}
 }
+
+func TestTooFewCustomersAreRefused(t *testing.T) {
+	if _, err := Run(t.Context(), Options{Customers: 5}); err == nil {
+		t.Error("a demo with five customers began")
+	}
+}
