@@ -84,9 +84,9 @@ func (p *plan) start() {
 
 // play plays some steps, each of one to three faults at once.
 func (p *plan) play() {
-	p.wait(0, 20*time.Second)
+	p.wait(0, 10*time.Second)
 	hours := p.s.hours
-	for range 2 + p.rng.IntN(5) {
+	for range 2 + p.rng.IntN(4) {
 		long := false
 		for range 1 + p.rng.IntN(3) {
 			f := faults[p.rng.IntN(len(faults))]
@@ -105,13 +105,13 @@ func (p *plan) play() {
 		case long && chance(p.rng, 20):
 			p.wait(time.Minute, 4*time.Minute)
 		default:
-			p.wait(0, 30*time.Second)
+			p.wait(0, 20*time.Second)
 		}
 		p.mendStep()
 		p.alive()
 		p.fewer()
 		if chance(p.rng, 50) {
-			p.wait(0, 20*time.Second)
+			p.wait(0, 10*time.Second)
 		}
 	}
 }

@@ -154,7 +154,7 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 		net: memnet.New(), cancelled: map[string]bool{}, culprits: map[string]bool{},
 		ids: schema.NewIdentifiers(prf{}, sourceName),
 	}
-	if s.hours = chance(r, 5); s.hours {
+	if s.hours = chance(r, 3); s.hours {
 		s.heartbeat = 30 * time.Second
 	}
 	s.net.Brittle = groupRequest
@@ -177,7 +177,7 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 		seed, s.brokers, s.partitions, s.unitBytes, s.maxBatch, s.maxBuffer)
 	s.crm = newCRM(rand.New(rand.NewPCG(seed, 1)), s.tracef)
 	s.crm.write("the first customers", func(w *writer) {
-		for range 5 + w.c.rng.IntN(30) {
+		for range 5 + w.c.rng.IntN(20) {
 			w.addCustomer()
 		}
 	})
@@ -206,9 +206,9 @@ func groupRequest(message []byte) bool {
 
 // work is the CRM's day. While Kafka is away for hours less happens, or nothing would end.
 func (s *simulation) work(ctx context.Context) {
-	r := s.crm.rng
+	r := rand.New(rand.NewPCG(s.seed, 6)) // the CRM's own is its writers'
 	for ctx.Err() == nil {
-		gap := time.Duration(r.IntN(2000)) * time.Millisecond
+		gap := time.Duration(r.IntN(2500)) * time.Millisecond
 		if chance(r, 40) {
 			gap = 0
 		}
@@ -222,13 +222,13 @@ func (s *simulation) work(ctx context.Context) {
 		}
 		switch n := r.IntN(200); {
 		case n < 3:
-			s.crm.write("a huge transaction", func(w *writer) { w.bulk(30 + r.IntN(120)) })
+			s.crm.write("a huge transaction", func(w *writer) { w.bulk(30 + w.c.rng.IntN(70)) })
 		case n < 4:
 			s.crm.write("truncate", func(w *writer) { w.truncate() })
 		case n < 5:
 			s.crm.promote()
 		default:
-			s.crm.write("work", func(w *writer) { w.bulk(1 + r.IntN(4)) })
+			s.crm.write("work", func(w *writer) { w.bulk(1 + w.c.rng.IntN(4)) })
 		}
 	}
 }
