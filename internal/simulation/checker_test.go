@@ -18,12 +18,10 @@ type checker struct {
 	mu       sync.Mutex
 	failures []string
 
-	claims []acked      // positions that were said to be durable
-	dues   map[due]bool // chores that ran in front of the log's end
-	read   int          // changes handed over since the last unit was acknowledged
-	mostRead,
-	mostBytes int
-	units units
+	claims   []acked      // positions that were said to be durable
+	dues     map[due]bool // chores that ran in front of the log's end
+	read     int          // changes handed over since the last unit was acknowledged
+	mostRead int          // the most of them at once
 }
 
 // acked is a claim: when it was made, everything up to position was in the topics below these ends.
@@ -97,30 +95,9 @@ func (c *checker) published() {
 	c.read = 0
 }
 
-// units are the buffers of the living capture processes (I10).
-type units struct {
-	mu sync.Mutex
-	of map[*process]map[capture.Unit]bool
-}
-
-func (u *units) add(p *process, unit capture.Unit) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.of == nil {
-		u.of = map[*process]map[capture.Unit]bool{}
-	}
-	if u.of[p] == nil {
-		u.of[p] = map[capture.Unit]bool{}
-	}
-	u.of[p][unit] = true
-}
-
-// publishing looks at the size of a unit that leaves.
-func (c *checker) publishing(p *process, u capture.Unit) {
+// publishing looks at the size of a unit that leaves (I10).
+func (c *checker) publishing(u capture.Unit) {
 	bytes := u.Bytes()
-	c.mu.Lock()
-	c.mostBytes = max(c.mostBytes, bytes)
-	c.mu.Unlock()
 	// One record more than the bound may be in it, for every partition where it goes to all.
 	if limit := c.s.unitBytes + c.s.partitions*2048; bytes > limit {
 		c.fail("I10: a unit of %d bytes leaves where %d are allowed", bytes, limit)

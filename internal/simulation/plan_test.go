@@ -24,7 +24,6 @@ type plan struct {
 
 	undo   []func() // what mends the faults of the step at hand
 	faults []*kfake.FaultHandle
-	poison map[*site]bool
 }
 
 // fault is one thing that goes wrong. It returns what mends it after a while; nil: nothing needs to be mended.
@@ -68,7 +67,7 @@ var faults = []fault{
 }
 
 func newPlan(s *simulation, rng *rand.Rand) *plan {
-	return &plan{s: s, rng: rng, poison: map[*site]bool{}}
+	return &plan{s: s, rng: rng}
 }
 
 // start starts what an installation has.

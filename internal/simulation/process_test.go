@@ -209,17 +209,11 @@ type tappedPublisher struct {
 	p *process
 }
 
-func (t *tappedPublisher) NewUnit() capture.Unit {
-	u := t.Publisher.NewUnit()
-	t.p.s.check.units.add(t.p, u)
-	return u
-}
-
 func (t *tappedPublisher) Publish(ctx context.Context, u capture.Unit) error {
 	if t.p.hit("before_publish"); t.p.dead() {
 		return errDead
 	}
-	t.p.s.check.publishing(t.p, u)
+	t.p.s.check.publishing(u)
 	err := t.Publisher.Publish(ctx, u)
 	if err != nil {
 		t.p.s.tracef("%s: publishing failed: %s", t.p.name, kafkaconn.Reason(err))

@@ -121,7 +121,6 @@ func (c *checker) topics() {
 // changes compares the events with what the CRM did: none is missing (I1), none is there for nothing, each says the truth.
 func (c *checker) changes(first map[place]record, at map[place]int32) {
 	s := c.s
-	s.expected = map[place]*expected{}
 	left := map[place]bool{}
 	for p := range first {
 		left[p] = true
@@ -132,7 +131,6 @@ func (c *checker) changes(first map[place]record, at map[place]int32) {
 			e := &tx.expect[i]
 			p := place{commit: tx.Position.Commit, ordinal: uint32(e.ordinal), rule: e.rule, partition: -1} //nolint:gosec // small
 			if e.customer >= 0 {
-				s.expected[p] = e
 				c.change(tx, e, p, first, left, refs[e.customer])
 				continue
 			}
