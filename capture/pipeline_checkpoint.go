@@ -117,7 +117,7 @@ func (p *Pipeline) startingPoint(ctx context.Context) (*Checkpoint, error) {
 	return c, nil
 }
 
-const resumeHint = "find out what was lost, then let capture go on with `lethe gap resume`"
+const resumeHint = "find out what was lost, then let capture go on with `lethe gap resume --accept-loss`"
 
 // compareIdentity covers the checkpoint that has no position yet; with one the Source compares more closely itself. A
 // checkpoint without a generation is older than its slot, so that nothing is lost.

@@ -142,7 +142,7 @@ func (s *Source) usable(slot *slotState, from *capture.Checkpoint) error {
 		return &capture.GapError{
 			Cause: capture.GapSlotMissing,
 			Hint: fmt.Sprintf("slot %s is gone, and with it the log since %s: somebody dropped it, or a failover went to a standby "+
-				"without it; make it again with `lethe setup`, then accept the gap and run a pass", s.o.Slot, lsnText(from.Position.End)),
+				"without it; make it again with `lethe setup`, then `lethe gap resume --accept-loss`", s.o.Slot, lsnText(from.Position.End)),
 		}
 	case slot.slotType != "logical" || slot.plugin != "pgoutput" || slot.temporary || !slot.here:
 		return &SetupError{
@@ -153,7 +153,7 @@ func (s *Source) usable(slot *slotState, from *capture.Checkpoint) error {
 		return &capture.GapError{
 			Cause: capture.GapSlotLost,
 			Hint: fmt.Sprintf("the server gave up slot %s because it held back more log than max_slot_wal_keep_size allows (or stood idle "+
-				"too long): drop and make it again with `lethe setup`, then accept the gap and run a pass", s.o.Slot),
+				"too long): drop and make it again with `lethe setup`, then `lethe gap resume --accept-loss`", s.o.Slot),
 		}
 	case slot.active:
 		return fmt.Errorf("starting replication from slot %s: %w", s.o.Slot, ErrSlotInUse)
@@ -178,14 +178,14 @@ func connects(history timelines, written uint64, slot *slotState, from *capture.
 		return &capture.GapError{
 			Cause: capture.GapSlotRecreated,
 			Hint: fmt.Sprintf("the slot starts at %s and holds no log before %s, the checkpoint is at %s: it was dropped and made again "+
-				"(or advanced far); the changes in between are not in the log any more: accept the gap and run a pass",
+				"(or advanced far); the changes in between are not in the log any more: `lethe gap resume --accept-loss` goes on behind them",
 				lsnText(slot.confirmed), lsnText(slot.restart), lsnText(end)),
 		}
 	}
 	return &capture.GapError{
 		Cause: capture.GapSlotAhead,
 		Hint: fmt.Sprintf("the slot was advanced to %s, the checkpoint is at %s, and the server skips what lies between: find out who "+
-			"reads from or advances this slot, then accept the gap and run a pass", lsnText(slot.confirmed), lsnText(end)),
+			"reads from or advances this slot, then `lethe gap resume --accept-loss`", lsnText(slot.confirmed), lsnText(end)),
 	}
 }
 
@@ -200,7 +200,7 @@ func forked(what string) error {
 	return &capture.GapError{
 		Cause: capture.GapForkedHistory,
 		Hint: what + ": the source was restored from a backup or a snapshot, or a standby was promoted that lacked the newest commits " +
-			"(another publication on the same slot looks the same); list the erasures after the point of restore, accept the gap and run a pass",
+			"(another publication on the same slot looks the same); list the erasures after the point of restore, then `lethe gap resume --accept-loss`",
 	}
 }
 

@@ -112,7 +112,7 @@ func (s *Source) startError(err error) error {
 			return &capture.GapError{
 				Cause: capture.GapSlotLost,
 				Hint: fmt.Sprintf("the server cannot read from slot %s any more: drop and make it again with `lethe setup`, "+
-					"then accept the gap and run a pass", s.o.Slot),
+					"then `lethe gap resume --accept-loss`", s.o.Slot),
 			}
 		}
 	}

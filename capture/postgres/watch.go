@@ -49,7 +49,7 @@ func (s *Source) Watch(ctx context.Context) (SlotStatus, error) {
 		case errors.Is(err, pgx.ErrNoRows):
 			return &capture.GapError{
 				Cause: capture.GapSlotMissing,
-				Hint:  fmt.Sprintf("slot %s does not exist: `lethe setup` makes it; if it was there before, a gap is to be accepted and a pass to be run", s.o.Slot),
+				Hint:  fmt.Sprintf("slot %s does not exist: `lethe setup` makes it; if it was there before, then also `lethe gap resume --accept-loss`", s.o.Slot),
 			}
 		case err != nil:
 			return fmt.Errorf("reading the state of slot %s: %w", s.o.Slot, pii.DriverError(err))
@@ -63,7 +63,7 @@ func (s *Source) Watch(ctx context.Context) (SlotStatus, error) {
 		if st.WALStatus == "lost" {
 			return &capture.GapError{
 				Cause: capture.GapSlotLost,
-				Hint:  fmt.Sprintf("the server gave up slot %s: drop and make it again with `lethe setup`, then accept the gap and run a pass", s.o.Slot),
+				Hint:  fmt.Sprintf("the server gave up slot %s: drop and make it again with `lethe setup`, then `lethe gap resume --accept-loss`", s.o.Slot),
 			}
 		}
 		return s.watchPublication(ctx, conn)
