@@ -42,7 +42,7 @@ func CacheDir() string {
 func PrepareCache() (string, error) {
 	dir := CacheDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("making cache folder: %w", err)
+		return "", fmt.Errorf("making cache folder (set LETHE_TEST_CACHE to one that this user can write): %w", err)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {
