@@ -268,6 +268,8 @@ func (in *inspection) tableStates(ctx context.Context) error {
 			return err
 		}
 		switch {
+		case t == nil && in.o.Needs[name].Optional:
+			in.add(SeverityWarning, CodeTableMissing, name, "the table does not exist in this database; it is mapped as optional")
 		case t == nil:
 			in.add(SeverityError, CodeTableMissing, name, "the mapped table does not exist in this database; correct the mapping")
 		case t.kind != "r" && t.kind != "p":
@@ -298,6 +300,11 @@ func (in *inspection) columnStates(t *catalogTable) {
 			in.add(SeverityError, CodeColumnMissing, t.full()+"."+col, "the mapped column does not exist; correct the mapping")
 		case c.generated:
 			in.add(SeverityError, CodeColumnGenerated, t.full()+"."+col, "the mapped column is generated: its values are not in the log; map what it is made of")
+		}
+	}
+	for _, col := range in.o.Needs[t.full()].Mapped {
+		if t.column(col) == nil && !slices.Contains(in.o.Needs[t.full()].Columns, col) {
+			in.add(SeverityError, CodeColumnMissing, t.full()+"."+col, "the mapped column does not exist; correct the mapping")
 		}
 	}
 }

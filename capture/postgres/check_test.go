@@ -82,7 +82,8 @@ func TestCheckNamesEachFault(t *testing.T) {
 		unseen := child
 		unseen.AllowUnseenDeletes = true
 		e.needs = map[string]postgres.TableNeeds{
-			"public.plain":    {Columns: []string{"id", "v", "missing"}, OldColumns: []string{"v"}},
+			"public.plain":    {Columns: []string{"id", "v", "missing"}, OldColumns: []string{"v"}, Mapped: []string{"v", "slip"}},
+			"public.maybe":    {Columns: []string{"id"}, Optional: true},
 			"public.keyless":  {Columns: []string{"id"}},
 			"public.nothing":  {Columns: []string{"id"}},
 			"public.child":    child,
@@ -106,6 +107,8 @@ func TestCheckNamesEachFault(t *testing.T) {
 			{postgres.CodeTableKind, "public.seen", ""},
 			{postgres.CodeTableUnlogged, "public.fast", `SET LOGGED`},
 			{postgres.CodeColumnMissing, "public.plain.missing", ""},
+			{postgres.CodeColumnMissing, "public.plain.slip", ""},
+			{postgres.CodeTableMissing, "public.maybe", ""},
 			{postgres.CodeColumnGenerated, "public.made.twice", ""},
 			{postgres.CodeOldUnseen, "public.plain", `ALTER TABLE "public"."plain" REPLICA IDENTITY FULL`},
 			{postgres.CodeIdentityNothing, "public.keyless", `ALTER TABLE "public"."keyless" REPLICA IDENTITY FULL`},
@@ -137,6 +140,9 @@ func TestCheckNamesEachFault(t *testing.T) {
 		}
 		if f := find(t, findings, postgres.CodeDeletesUnseen, "public.child"); f.Severity != postgres.SeverityError {
 			t.Errorf("unseen deletes are a %s", f.Severity)
+		}
+		if f := find(t, findings, postgres.CodeTableMissing, "public.maybe"); f.Severity != postgres.SeverityWarning {
+			t.Errorf("an optional table that is missing is an %s", f.Severity)
 		}
 	})
 }

@@ -70,7 +70,9 @@ func (p *publication) lacks(needs map[string]TableNeeds) (tables, columns []stri
 	for _, name := range slices.Sorted(maps.Keys(needs)) {
 		t, ok := p.tables[name]
 		if !ok {
-			tables = append(tables, name)
+			if !needs[name].Optional {
+				tables = append(tables, name)
+			}
 			continue
 		}
 		for _, col := range needs[name].Columns {
@@ -202,7 +204,7 @@ func droppedTable(ctx context.Context, conn *pgx.Conn, needs map[string]TableNee
 		if err != nil {
 			return "", fmt.Errorf("looking for table %s: %w", table, pii.DriverError(err))
 		}
-		if !there {
+		if !there && !needs[table].Optional {
 			return table, nil
 		}
 	}

@@ -21,6 +21,11 @@ type TableNeeds struct {
 	// AllowUnseenDeletes accepts that the identity does not: a DELETE arrives without the subject's columns then. Check
 	// reports it as a warning instead of an error.
 	AllowUnseenDeletes bool
+	// Mapped are columns that the mapping names besides: they need not be in the log, but a name that does not exist is a
+	// slip that Check tells.
+	Mapped []string
+	// Optional is set for a table that not every installation has.
+	Optional bool
 }
 
 // oldColumns returns the columns that the old image has to carry.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,9 +56,14 @@ func sourceNeeds(cfg *config.Source) (map[string]capturepg.TableNeeds, error) {
 	}
 	out := make(map[string]capturepg.TableNeeds, len(byTable))
 	for table, n := range byTable {
-		out[table] = capturepg.TableNeeds{
+		needs := capturepg.TableNeeds{
 			Columns: n.Columns, OldColumns: n.OldColumns, SubjectColumns: n.SubjectColumns, ReadsDelete: n.ReadsDelete,
 		}
+		if t := cfg.Tables[table]; t != nil {
+			needs.Mapped = append(slices.Clone(t.Erase), slices.Sorted(maps.Keys(t.State))...)
+			needs.Optional = t.Optional
+		}
+		out[table] = needs
 	}
 	return out, nil
 }
