@@ -215,3 +215,23 @@ func (p *process) waitRole(within time.Duration, role string, ready bool, states
 	})
 	return have
 }
+
+// waitCause waits until a role is not ready for one of the causes.
+func (p *process) waitCause(role string, causes ...string) admin.RoleStatus {
+	p.t.Helper()
+	var have admin.RoleStatus
+	testenv.Eventually(p.t, soon, func() error {
+		_, roles, err := p.readyz()
+		if err != nil {
+			return err
+		}
+		have = roles[role]
+		for _, cause := range causes {
+			if !have.Ready && strings.HasPrefix(have.Cause, cause) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s is %+v, want one of the causes %q", role, have, causes)
+	})
+	return have
+}

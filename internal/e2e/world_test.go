@@ -83,6 +83,7 @@ type world struct {
 	crm, marketing, reporting database
 	publisher                 *demo.Publisher
 	customers                 int
+	remapped                  bool // the mapping has grown: cases went through phase 2 once more
 
 	mu        sync.Mutex
 	started   int
