@@ -302,7 +302,10 @@ func ResumeGap(ctx context.Context, store Checkpoints, source Identifier) (*Chec
 	}
 	identity, err := source.Identity(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("asking the source who it is (a missing slot is made by `lethe setup`): %w", err)
+		return nil, fmt.Errorf("asking the source who it is: %w", err)
+	}
+	if identity.SlotGeneration == "" {
+		return nil, errors.New("resuming the gap: the source has no such slot: make it with `lethe setup`, then say this again")
 	}
 	next := *c
 	next.Identity = identity

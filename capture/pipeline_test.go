@@ -491,6 +491,12 @@ func TestGapIsAnnouncedOnceAndResumedByAnOperator(t *testing.T) {
 			}
 		}
 		w.mu.Lock()
+		w.identity.SlotGeneration = ""
+		w.mu.Unlock()
+		if _, err := ResumeGap(t.Context(), w, w); err == nil {
+			t.Error("resumed although the slot is gone")
+		}
+		w.mu.Lock()
 		w.identity.SlotGeneration = "b"
 		w.mu.Unlock()
 		c, err := ResumeGap(t.Context(), w, w)
