@@ -34,6 +34,9 @@ func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, err
 	if err != nil {
 		return sinks.Outcome{}, err
 	}
+	// A replica that takes packets and never answers is an error in the end, not a worker that looks busy for hours.
+	ctx, cancel := context.WithTimeout(ctx, r.opts.LockTimeout+batchStatements*r.opts.StatementTimeout)
+	defer cancel()
 	conn, err := r.opts.Pool.Acquire(ctx)
 	if err != nil {
 		return sinks.Outcome{}, classify(op, err)
@@ -57,6 +60,9 @@ func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, err
 	}
 	return out, nil
 }
+
+// batchStatements is how many statements of the longest allowed duration a batch may take as a whole.
+const batchStatements = 3
 
 // rollBackTimeout bounds a rollback on a server that does not answer.
 const rollBackTimeout = 5 * time.Second
