@@ -311,13 +311,25 @@ func (p *plan) restartCapture() func() {
 // goes on where it was.
 func (p *plan) zombieCapture() func() {
 	pr := p.capture()
-	pr.freeze()
-	p.wait(0, 30*time.Second)
+	p.freeze(pr, "change", "commit", "before_publish", "before_publish", "before_save", "before_save")
+	p.wait(0, 20*time.Second)
 	p.s.slot.interrupt(false)
 	p.s.startCapture()
-	p.wait(5*time.Second, 60*time.Second)
-	pr.thaw()
-	return func() { pr.thaw() }
+	p.wait(5*time.Second, 40*time.Second)
+	return pr.thaw
+}
+
+// freeze freezes a process at one of the points, or wherever it is when it does not come by there.
+func (p *plan) freeze(pr *process, points ...string) {
+	pr.freezeAfter(pick(p.rng, points...), 1+p.rng.IntN(3))
+	for range 100 {
+		if pr.isFrozen() {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	pr.killAfter("", 0)
+	pr.freeze()
 }
 
 func (p *plan) killWorker() func() {
@@ -344,14 +356,13 @@ func (p *plan) restartWorker() func() {
 	return nil
 }
 
-// zombieWorker freezes a worker, perhaps for longer than its group waits; then it goes on where it was.
+// zombieWorker freezes a worker, mostly for longer than its group waits and another applies meanwhile; then it goes on
+// where it was.
 func (p *plan) zombieWorker() func() {
 	pr := p.worker()
-	pr.freeze()
-	if chance(p.rng, 50) {
-		p.s.startWorker(pr.site)
-	}
-	p.wait(0, 30*time.Second)
+	p.freeze(pr, "before_apply", "before_apply", "after_apply", "before_due", "before_sent", "before_assign")
+	p.s.startWorker(pr.site)
+	p.wait(0, 40*time.Second)
 	return pr.thaw
 }
 

@@ -42,8 +42,9 @@ type process struct {
 	stops  atomic.Bool
 
 	mu       sync.Mutex
-	killAt   string
+	killAt   string // the point of a planned kill or freeze
 	killIn   int
+	freezes  bool          // instead of being killed
 	frozen   chan struct{} // SIGSTOP: closed by SIGCONT
 	pipeline *capture.Pipeline
 	worker   *sinks.Worker
@@ -111,11 +112,15 @@ func (p *process) stop() error {
 	return p.err
 }
 
-// killAfter plans a kill at the n-th pass of a point.
-func (p *process) killAfter(point string, n int) {
+// killAfter plans a kill at the n-th pass of a point, freezeAfter a freeze.
+func (p *process) killAfter(point string, n int) { p.plan(point, n, false) }
+
+func (p *process) freezeAfter(point string, n int) { p.plan(point, n, true) }
+
+func (p *process) plan(point string, n int, freezes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.killAt, p.killIn = point, n
+	p.killAt, p.killIn, p.freezes = point, n, freezes
 }
 
 // hit passes a point: a planned kill happens there, and a frozen process stays there.
@@ -128,9 +133,15 @@ func (p *process) hit(point string) {
 			p.killAt = ""
 		}
 	}
+	freezes := p.freezes
+	p.mu.Unlock()
+	if due && freezes {
+		p.freeze()
+	}
+	p.mu.Lock()
 	frozen := p.frozen
 	p.mu.Unlock()
-	if due {
+	if due && !freezes {
 		// Not from here: the caller may hold locks of the slot.
 		go p.kill("at " + point)
 		<-p.ctx.Done()
