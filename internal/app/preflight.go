@@ -31,7 +31,7 @@ type PreflightOptions struct {
 const preflightPause = 2 * time.Second
 
 // Preflight looks at what run needs before any role starts, and names every fault with the statement that mends it. It
-// refuses (*FindingsError) what would stop capture or every sink: a fault of one replica is logged, and stops only the
+// refuses (*FindingsError) what would stop capture, or every role of this process: a fault of one replica is logged, and stops only the
 // role of that replica, because one replica's trouble never stops another. A server that does not answer is left to the
 // roles, which wait for it, unless nothing at all answers (ErrUnreachable).
 func Preflight(ctx context.Context, cfg *config.Config, o PreflightOptions) error {
@@ -110,7 +110,7 @@ func (o *PreflightOptions) refuses(roles []string, broken map[string]bool) bool 
 	}
 	return !slices.ContainsFunc(roles, func(role string) bool {
 		name, sink := strings.CutPrefix(role, rolePrefixSink)
-		return sink && !broken[whereReplica+name]
+		return !sink || !broken[whereReplica+name] // capture goes on without sinks: the slot must not fill the CRM's disk
 	})
 }
 

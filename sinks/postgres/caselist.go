@@ -13,7 +13,7 @@ import (
 // Case is one erasure in one replica. It names no person: the case id is keyed.
 type Case struct {
 	ID        schema.CaseID
-	State     string // suppressed, applied, verified; cancelled where only receipts tell of it
+	State     string // observed, suppressed, applied, verified; cancelled where only receipts tell of it
 	Wait      string // none, cool_off, decision, breaker, gap; held and no_row beat them
 	Since     time.Time
 	Due       time.Time // zero: not by itself
@@ -45,7 +45,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]Case, err
 	states, ranks := receiptRanks()
 	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
 		WITH effective AS (`+sqlEffective+`)
-		SELECT coalesce(p.case_id, e.case_id), coalesce(p.state, 'cancelled'),
+		SELECT coalesce(p.case_id, e.case_id), CASE WHEN p.observed THEN 'observed' ELSE coalesce(p.state, 'cancelled') END,
 			CASE WHEN p.case_id IS NULL OR p.state = 'verified' THEN 'none' WHEN p.held THEN 'held' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
 			coalesce(p.opened_at, e.made_at), CASE WHEN p.due_at < 'infinity' THEN p.due_at END, coalesce(p.attempts, 0),
 			coalesce(p.error_code, ''), coalesce(e.state, '')

@@ -67,7 +67,7 @@ func (r *Replica) refoldGrown(ctx context.Context, places []sinks.Place) (time.T
 }
 
 // reopenGrown sends erased subjects through phase 2 again when the mapping has changed since: a column that is mapped
-// now may still hold what was not erased then.
+// now may still hold what was not erased then. Those that such a column has kept from being verified are among them.
 func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
 	var parts []int32
 	r.mu.Lock()
@@ -86,7 +86,7 @@ func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
 		}
 		_, err := tx.Exec(ctx, r.ledger.sql(`
 			UPDATE {s}.pending p SET state = 'suppressed', wait = 'none', due_at = now(), attempts = `+sqlNextRound+`, error_code = NULL
-			WHERE part = ANY ($1) AND state = 'verified' AND mapping_digest IS DISTINCT FROM $2`), parts, r.opts.MappingDigest[:])
+			WHERE part = ANY ($1) AND state IN ('applied', 'verified') AND NOT observed AND mapping_digest IS DISTINCT FROM $2`), parts, r.opts.MappingDigest[:])
 		return err
 	})
 	if err != nil {

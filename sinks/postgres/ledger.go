@@ -239,7 +239,7 @@ SELECT
   (SELECT count(DISTINCT gap_id) FROM {s}.gap WHERE closed_at IS NULL) AS open_gaps,
   (SELECT count(*) FROM {s}.receipt WHERE sent_at IS NULL) AS unsent_receipts,
   (SELECT coalesce(jsonb_object_agg(state, n), '{}') FROM
-     (SELECT state, count(*) AS n FROM {s}.pending GROUP BY state) p) AS erasures_by_state,
+     (SELECT CASE WHEN observed THEN 'observed' ELSE state END AS state, count(*) AS n FROM {s}.pending GROUP BY 1) p) AS erasures_by_state,
   (SELECT coalesce(jsonb_object_agg(wait, n), '{}') FROM
      (SELECT wait, count(*) AS n FROM {s}.pending WHERE state = 'suppressed' GROUP BY wait) p) AS suppressed_by_wait,
   (SELECT coalesce(jsonb_object_agg(error_code, n), '{}') FROM

@@ -293,3 +293,21 @@ func TestOutboxKeepsReceiptsUntilSent(t *testing.T) {
 		t.Errorf("after marking: %d, %v", len(rest), err)
 	}
 }
+
+// TestLargerMappingReachesCasesThatAnUnmappedColumnHeldBack: mapping the column is what the operator was told to do.
+func TestLargerMappingReachesCasesThatAnUnmappedColumnHeldBack(t *testing.T) {
+	w := newWorld(t, 15, erasing, func(c *config.Replica) {
+		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(kindNull)}}
+	})
+	w.person(1)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.runDue()
+	w.want(`SELECT state, error_code FROM lethe.pending`, "applied|unmapped_columns")
+	w.cfg.Erase.Tables["contact"].Set["email"] = value(kindNull)
+	w.setup()
+	w.r = w.replica()
+	w.assign()
+	w.runDue()
+	w.want(`SELECT state, error_code IS NULL FROM lethe.pending`, "verified|true")
+	w.want(`SELECT email IS NULL FROM contact`, "true")
+}
