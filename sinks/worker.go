@@ -39,6 +39,9 @@ type WorkerOptions struct {
 	RetryMin, RetryMax time.Duration
 	// RetrySlow is the wait after a permanent error; default 30 s.
 	RetrySlow time.Duration
+	// Silence is how long the replica may leave a batch unanswered before the worker says that it is not ready; chores may
+	// take twice as long. Default 20 s.
+	Silence time.Duration
 	// StopTimeout bounds how long the work at hand may take after a stop or a rebalance; default 8 s. It is below the
 	// group's rebalance timeout, so that a worker that is slow to finish is not thrown out.
 	StopTimeout time.Duration
@@ -67,6 +70,7 @@ func (o *WorkerOptions) validate() error {
 		&o.RetryMin:        50 * time.Millisecond,
 		&o.RetryMax:        10 * time.Second,
 		&o.RetrySlow:       30 * time.Second,
+		&o.Silence:         20 * time.Second,
 		&o.StopTimeout:     8 * time.Second,
 	} {
 		if *d <= 0 {
@@ -94,7 +98,8 @@ type Worker struct {
 
 	mu          sync.Mutex
 	status      Status
-	feedTrouble error // what keeps the feed from reading; nil: nothing
+	feedTrouble error     // what keeps the feed from reading; nil: nothing
+	answerBy    time.Time // when the replica should have answered what it is asked now; zero: it is asked nothing
 }
 
 // NewWorker wires a worker; nothing is opened.

@@ -202,7 +202,9 @@ func (s *session) persist(ctx context.Context, doing string, op func(context.Con
 	taken := len(s.parts) > 0
 	troubled := false
 	for {
+		answered := s.w.asks(s.w.o.Silence)
 		err := op(s.finish) //nolint:contextcheck // what was begun outlives ctx, within StopTimeout
+		answered()
 		if err == nil {
 			if troubled {
 				s.stoodStill()

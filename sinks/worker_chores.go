@@ -23,7 +23,9 @@ func (s *session) chores(ctx context.Context) error {
 	if len(places) == 0 {
 		return nil
 	}
+	answered := s.w.asks(2 * s.w.o.Silence)
 	next, err := s.w.o.Replica.RunDue(s.finish, places) //nolint:contextcheck // what was begun outlives ctx, within StopTimeout
+	answered()
 	switch class := Classify(err); {
 	case err == nil:
 		if s.choreFailed {

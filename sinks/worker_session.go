@@ -213,7 +213,9 @@ func (s *session) holds(ctx context.Context) bool {
 		return s.paused
 	}
 	s.nextPause = time.Now().Add(s.w.o.PauseCheck)
+	answered := s.w.asks(s.w.o.Silence)
 	paused, err := s.w.o.Pauser.Paused(ctx)
+	answered()
 	if err != nil {
 		// What it was still holds; a replica that cannot be asked cannot be written either, and that is reported there.
 		return s.paused

@@ -77,6 +77,10 @@ func (w *Worker) Status() Status {
 			st.State = StateHalted
 		}
 	}
+	if !w.answerBy.IsZero() && time.Now().After(w.answerBy) && st.State == StateRunning {
+		st.State, st.Cause, st.Hint = StateRetrying, "replica_silent", "the replica takes what it is sent and does not answer: is its server "+
+			"stopped, its disk full, or the network in between cut?"
+	}
 	st.Ready = st.State == StateRunning || st.State == StateStandby
 	st.Partitions = append([]PartitionStatus(nil), st.Partitions...)
 	for i := range st.Partitions {
@@ -100,6 +104,18 @@ func (w *Worker) Status() Status {
 		}
 	}
 	return st
+}
+
+// asks notes that the replica is asked something and should answer within d; what it returns takes the note back. A server
+// that hangs, or a network that swallows packets, makes no error for minutes: without the note the worker would look well.
+func (w *Worker) asks(d time.Duration) (answered func()) {
+	set := func(t time.Time) {
+		w.mu.Lock()
+		w.answerBy = t
+		w.mu.Unlock()
+	}
+	set(time.Now().Add(d))
+	return func() { set(time.Time{}) }
 }
 
 func (w *Worker) setState(state WorkerState, cause, hint string) {

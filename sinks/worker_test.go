@@ -645,6 +645,27 @@ func TestStopIsBounded(t *testing.T) {
 	})
 }
 
+// A server that hangs makes no error: the worker says by itself that it is not ready.
+func TestSilentReplicaIsNotReady(t *testing.T) {
+	inRun(t, 1, func(r *run, o *sinks.WorkerOptions) {
+		o.Replica, o.Silence = stuck{r.model}, 20*time.Second
+	}, func(t *testing.T, r *run) {
+		pass(time.Second)
+		if st := r.worker.Status(); !st.Ready {
+			t.Fatalf("before anything is asked: %+v", st)
+		}
+		r.feed.add(0, 1, 1, given())
+		pass(15 * time.Second)
+		if st := r.worker.Status(); !st.Ready {
+			t.Errorf("a slow answer: %+v", st)
+		}
+		pass(10 * time.Second)
+		if st := r.worker.Status(); st.Ready || st.Cause != "replica_silent" || st.Hint == "" {
+			t.Errorf("no answer: %+v", st)
+		}
+	})
+}
+
 // stuck is a replica whose transactions only end with their context.
 type stuck struct{ sinks.Replica }
 
