@@ -57,6 +57,7 @@ var faults = []fault{
 	{name: "a replica refuses some events", do: (*plan).poisonous},
 	{name: "a replica is restored from a backup", do: (*plan).restore},
 	{name: "the source's server is killed", do: (*plan).sourceCrash},
+	{name: "the connection to the source breaks while Kafka is away", do: (*plan).bothAway},
 	{name: "somebody else writes into the topic", do: (*plan).foreign},
 	{name: "an operator cancels an erasure", do: (*plan).cancel},
 	{name: "workers are away longer than the cool-off while a cancel waits", do: (*plan).cancelWaits},
@@ -440,6 +441,19 @@ func (p *plan) restore() func() {
 
 func (p *plan) sourceCrash() func() {
 	p.s.slot.interrupt(true)
+	return nil
+}
+
+// bothAway makes capture read again what it has read and not yet published.
+func (p *plan) bothAway() func() {
+	pr := p.capture()
+	for range 1 + p.rng.IntN(3) {
+		p.s.net.Cut(pr.name)
+		p.wait(0, 8*time.Second)
+		p.s.slot.interrupt(chance(p.rng, 50))
+		p.mendNet(pr)
+		p.wait(0, 3*time.Second)
+	}
 	return nil
 }
 
