@@ -114,11 +114,11 @@ func (o *PreflightOptions) refuses(roles []string, broken map[string]bool) bool 
 	})
 }
 
-// passes lists faults that go away by themselves, and that the roles wait for: a server that is down, a broker that is, a
-// failover under way.
+// passes lists faults that the roles wait for: a server that is down, a broker that is, a failover under way, a mapping
+// that setup has yet to activate.
 func passes(code string) bool {
 	return slices.Contains([]string{
-		CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, capturepg.CodeStandby, sinkspg.CodeStandby,
+		CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, capturepg.CodeStandby, sinkspg.CodeStandby, sinkspg.CodeDigest,
 	}, code)
 }
 
