@@ -16,8 +16,8 @@ func planCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "plan KEY...", Short: "Say what erasing one person would touch in each replica, and touch nothing", Args: cobra.MinimumNArgs(1),
 		Long: `Looks for the person with this CRM key in every replica, in a read-only transaction, and counts the rows that each phase
-would touch. A composite key is given as several arguments, in the order of source.subject.key. It prints keys of the
-replica and counts, nothing else of the person.`,
+would touch. Both phases are listed in every mode; what the present mode leaves out is marked. A composite key is given as
+several arguments, in the order of source.subject.key. It prints keys of the replica and counts, nothing else of the person.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := g.load()
 			if err != nil {
@@ -39,6 +39,9 @@ replica and counts, nothing else of the person.`,
 					fmt.Fprintf(&b, "  phase %d  %-9s %s: %d rows by %s", s.Phase, s.Action, s.Table, s.Rows, s.By)
 					if len(s.Columns) > 0 {
 						fmt.Fprintf(&b, " (%s)", strings.Join(s.Columns, ", "))
+					}
+					if !s.Active {
+						fmt.Fprintf(&b, " [not done in mode %s]", p.Mode)
 					}
 					b.WriteByte('\n')
 				}

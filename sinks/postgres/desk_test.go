@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lethe/config"
 	"lethe/schema"
 )
 
@@ -45,6 +47,37 @@ func TestPlanCountsAndChangesNothing(t *testing.T) {
 	}
 	if _, err = desk.Plan(w.ctx, []string{"1", "2"}); err == nil || !strings.Contains(err.Error(), "1 parts") {
 		t.Errorf("a key of two parts: %v", err)
+	}
+	for _, key := range []string{"abc", "99999999999999999999"} {
+		_, err = desk.Plan(w.ctx, []string{key})
+		if err == nil || !strings.Contains(err.Error(), "does not have the type of person.crm_key") || strings.Contains(err.Error(), key) {
+			t.Errorf("a key of another type: %v", err)
+		}
+	}
+}
+
+// TestPlanListsEveryPhaseInEveryMode: people start with observe and read here what the next mode would do.
+func TestPlanListsEveryPhaseInEveryMode(t *testing.T) {
+	for mode, active := range map[string]string{modeObserve: "", modeSuppress: "111", modeErase: "11122"} {
+		w := newWorld(t, 15, erasing, func(c *config.Replica) { c.Mode = mode })
+		w.person(1)
+		p, err := NewDesk(w.cfg, w.pool).Plan(w.ctx, []string{"1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, now := "", ""
+		for _, s := range p.Steps {
+			all += strconv.Itoa(s.Phase)
+			if s.Active {
+				now += strconv.Itoa(s.Phase)
+			}
+			if s.Rows == 0 && s.Table != "note" {
+				t.Errorf("%s: no rows counted in %+v", mode, s)
+			}
+		}
+		if all != "11122" || now != active {
+			t.Errorf("%s lists phases %s, of which %q are active", mode, all, now)
+		}
 	}
 }
 

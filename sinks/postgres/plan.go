@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/pii"
 	"lethe/sinks"
 )
 
@@ -22,7 +24,8 @@ type Plan struct {
 
 // PlanStep is one table in one phase.
 type PlanStep struct {
-	Phase   int      `json:"phase"` // 1: suppress, at once and reversible; 2: erase
+	Phase   int      `json:"phase"`  // 1: suppress, at once and reversible; 2: erase
+	Active  bool     `json:"active"` // the present mode does it; else a later one would
 	Table   string   `json:"table"`
 	Action  string   `json:"action"` // suppress, insert, consent, set, delete, unlink, hold
 	Columns []string `json:"columns,omitempty"`
@@ -31,7 +34,8 @@ type PlanStep struct {
 }
 
 // Plan looks for a person by the parts of the CRM key, in a read-only transaction, and counts the rows that each phase
-// would touch if the person were erased now.
+// would touch if the person were erased now. It lists both phases in every mode: whoever starts with observe reads here
+// what the next mode brings.
 func (d *Desk) Plan(ctx context.Context, key []string) (*Plan, error) {
 	p := &Plan{Replica: d.r.opts.Name, Mode: d.r.cfg.Mode, Persons: []string{}}
 	err := d.r.readTx(ctx, "planning", func(tx pgx.Tx) error {
@@ -51,7 +55,7 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*Plan, error) {
 		who := []*subject{{key: key}}
 		persons := &personKeys{}
 		if err := m.addPersons(ctx, tx, who, persons, func(*subject) int { return 0 }); err != nil {
-			return err
+			return m.keyTypeError(d.r.opts.Name, err)
 		}
 		p.Found, p.Persons = len(persons.keys), append(p.Persons, persons.keys...)
 		p.Steps = m.steps(d.r.cfg.Mode)
@@ -63,32 +67,48 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*Plan, error) {
 	return p, nil
 }
 
+// keyTypeError tells what a key of another type than the column's comes to: no statement of the replica's is at fault,
+// and no event is parked.
+func (m *Mapping) keyTypeError(replica string, err error) error {
+	if code := pii.Code(pii.DriverError(err)); !strings.HasPrefix(code, "22") {
+		return err
+	}
+	types := make([]string, len(m.crm))
+	for i, c := range m.crm {
+		types[i] = c.name + " " + c.typ
+	}
+	return &sinks.Error{
+		Class: sinks.Permanent, Op: "planning", Code: CodeKeyType,
+		Hint: fmt.Sprintf("the key does not have the type of person.crm_key of replica %s (%s)", replica, strings.Join(types, ", ")),
+	}
+}
+
+// CodeKeyType is the code of a Plan for a key that the CRM key's columns could not hold.
+const CodeKeyType = "crm_key_type"
+
 // steps lists what the phases do, without counts.
 func (m *Mapping) steps(mode string) []PlanStep {
 	var out []PlanStep
-	if mode != modeObserve {
-		for i := range m.suppress {
-			a := &m.suppress[i]
-			s := PlanStep{Phase: 1, Table: a.table.config, Action: actionSuppress, Columns: assigned(a.set), By: m.byOf(a.join)}
-			if a.insert {
-				s.Action = actionInsert
-			}
-			out = append(out, s)
+	for i := range m.suppress {
+		a := &m.suppress[i]
+		s := PlanStep{Phase: 1, Active: mode != modeObserve, Table: a.table.config, Action: actionSuppress, Columns: assigned(a.set), By: m.byOf(a.join)}
+		if a.insert {
+			s.Action = actionInsert
 		}
-		for i := range m.folds {
-			var columns []string
-			for _, c := range m.folds[i].columns {
-				columns = append(columns, c.column.name)
-			}
-			out = append(out, PlanStep{Phase: 1, Table: m.folds[i].table.config, Action: actionFold, Columns: columns, By: m.byOf(m.folds[i].join)})
-		}
+		out = append(out, s)
 	}
-	if mode != modeErase {
-		return out
+	for i := range m.folds {
+		var columns []string
+		for _, c := range m.folds[i].columns {
+			columns = append(columns, c.column.name)
+		}
+		out = append(out, PlanStep{
+			Phase: 1, Active: mode != modeObserve, Table: m.folds[i].table.config, Action: actionFold, Columns: columns, By: m.byOf(m.folds[i].join),
+		})
 	}
 	for i := range m.erase {
 		e := &m.erase[i]
-		s := PlanStep{Phase: 2, Table: e.table.config, Action: actionSet, Columns: assigned(e.set), By: m.byOf(e.join)}
+		s := PlanStep{Phase: 2, Active: mode == modeErase, Table: e.table.config, Action: actionSet, Columns: assigned(e.set), By: m.byOf(e.join)}
 		switch {
 		case e.hold:
 			s.Action = actionHold
