@@ -269,7 +269,7 @@ func connectPostgres(ctx context.Context, dsn string, password config.Secret) (*
 	c.RuntimeParams["application_name"], c.RuntimeParams["timezone"] = "lethe", "UTC"
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to %s:%d: %w", c.Host, c.Port, pii.DriverError(err))
+		return nil, fmt.Errorf("connecting: %w", pii.DriverError(err))
 	}
 	return conn, nil
 }

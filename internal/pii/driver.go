@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -118,8 +120,14 @@ func (r *reduction) look(err error) {
 		r.note(3, fmt.Sprintf("kafka_%d", int(x)), fmt.Sprintf("Kafka %d %s", int(x), x.Title()), x)
 	case syscall.Errno:
 		r.note(1, fmt.Sprintf("errno_%d", int(x)), x.Error(), x)
+	case *pgconn.ConnectError:
+		if s := Servers(x.Config); s != "" {
+			r.note(0, "", "server "+s, nil)
+		}
 	case *net.OpError:
-		r.note(0, "", x.Op+" "+x.Net, nil)
+		if x.Op != "dial" || x.Err == nil { // that a connection was being made is said by whoever made it
+			r.note(0, "", x.Op+" "+x.Net, nil)
+		}
 	case *net.DNSError:
 		r.note(1, "dns", fmt.Sprintf("looking up host (found: %t)", !x.IsNotFound), nil)
 	default:
@@ -127,11 +135,30 @@ func (r *reduction) look(err error) {
 			r.note(2, s, err.Error(), err)
 			return
 		}
-		if name := fmt.Sprintf("%T", err); !plain[name] {
+		switch name := fmt.Sprintf("%T", err); {
+		case name == "*net.timeoutError":
+			r.note(0, "", "i/o timeout", nil)
+		case !plain[name]:
 			r.note(0, "", name, nil)
 		}
 	}
 }
+
+// Servers lists host:port of all servers of a connection string, each once. They are a config's, and name no person.
+func Servers(c *pgconn.Config) string {
+	if c == nil || c.Host == "" {
+		return ""
+	}
+	list := []string{address(c.Host, c.Port)}
+	for _, f := range c.Fallbacks { // the same host again, with and without TLS, is one
+		if a := address(f.Host, f.Port); !slices.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+func address(host string, port uint16) string { return net.JoinHostPort(host, strconv.Itoa(int(port))) }
 
 func (r *reduction) note(rank int, code, text string, safe error) {
 	if code != "" && rank > r.rank {
@@ -153,7 +180,7 @@ func (r *reduction) note(rank int, code, text string, safe error) {
 // plain are the types that say nothing by their name.
 var plain = map[string]bool{
 	"*fmt.wrapError": true, "*fmt.wrapErrors": true, "*errors.errorString": true, "*errors.joinError": true, "kafka.WriteErrors": true,
-	"*os.SyscallError": true, "*pgconn.ConnectError": true, "*pgconn.perDialConnectError": true,
+	"*os.SyscallError": true, "*pgconn.perDialConnectError": true, "*pgconn.errTimeout": true,
 }
 
 // sentinels are values whose text is fixed.

@@ -101,7 +101,7 @@ func TestDriverErrorKeepsCodeAndClassOnly(t *testing.T) {
 			"kafka_6", "Kafka 6 Not Leader For Partition: Kafka 10 Message Size Too Large",
 		},
 		"kafka message": {kafka.MessageTooLargeError{Message: kafka.Message{Value: []byte(canary)}}, "kafka_10", "kafka.MessageTooLargeError: Kafka 10 Message Size Too Large"},
-		"refused":       {fmt.Errorf(canary+": %w", dial), fmt.Sprintf("errno_%d", syscall.ECONNREFUSED), "dial tcp: connection refused"},
+		"refused":       {fmt.Errorf(canary+": %w", dial), fmt.Sprintf("errno_%d", syscall.ECONNREFUSED), "connection refused"},
 		"dns":           {&net.DNSError{Name: canary, Err: canary, IsNotFound: true}, "dns", "looking up host (found: false)"},
 		"canceled":      {fmt.Errorf(canary+": %w", context.Canceled), "canceled", "context canceled"},
 		"deadline":      {context.DeadlineExceeded, "deadline_exceeded", "context deadline exceeded"},
