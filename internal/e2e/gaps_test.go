@@ -283,6 +283,7 @@ func TestReplicaRestoredInPart(t *testing.T) {
 	w.evening(p)
 	lethe.terminate(10 * time.Second)
 	w.psql(&w.marketing, dump)
+	w.again = true
 	if got := w.query(&w.marketing, "select firstname is null from contact where crm_id = $1", erased); got != "false" {
 		t.Fatal("the backup is no older than the erasure")
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // parallel is how many worlds run at once. A test is mostly waiting for timeouts of groups and servers.
-const parallel = "4"
+const parallel = "6"
 
 func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", parallel); err != nil {

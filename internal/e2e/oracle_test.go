@@ -244,8 +244,8 @@ func (w *world) checkErasures(replica string, list []*receipt, erased map[int64]
 				effective = append(effective, r)
 			}
 		}
-		// A mapping that has grown is a second erasure of the same case: the later attempt is the effective one.
-		if n := len(effective); w.remapped && n > 1 {
+		// A second erasure of the same case leaves another receipt: the later attempt is the effective one.
+		if n := len(effective); w.again && n > 1 {
 			effective = effective[n-1:]
 		}
 		if len(effective) != 1 || len(events) != 1 {

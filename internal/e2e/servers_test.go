@@ -38,6 +38,7 @@ func TestCancelThatWaitsInKafka(t *testing.T) {
 	w.mu.Unlock()
 	testenv.Eventually(t, soon, w.unproven)
 	for _, name := range replicaNames {
+		w.want(w.replica(name), soon, "select count(*) from lethe.decision where done_at is not null", "1")
 		if got := w.caseStates(name, 3); got != "suppressed cancelled" {
 			t.Errorf("%s: the cancelled case has %s", name, got)
 		}

@@ -122,7 +122,7 @@ func TestMappingGrows(t *testing.T) {
 		t.Fatalf("%s answers before the mapping knows of them", got)
 	}
 	lethe.terminate(10 * time.Second)
-	o.yaml, w.remapped = nil, true
+	o.yaml, w.again = nil, true
 	w.writeConfig(o)
 	lethe = w.start()
 	lethe.waitCause(roleReporting, "mapping_digest")

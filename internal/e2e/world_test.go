@@ -83,7 +83,7 @@ type world struct {
 	crm, marketing, reporting database
 	publisher                 *demo.Publisher
 	customers                 int
-	remapped                  bool // the mapping has grown: cases went through phase 2 once more
+	again                     bool // cases went through phase 2 once more: the mapping has grown, or a backup was restored
 
 	mu        sync.Mutex
 	started   int
