@@ -40,6 +40,7 @@ func report(w io.Writer, err error) int {
 	}
 	var (
 		usage   usageError
+		misused *app.UsageError
 		faults  *config.Faults
 		refused *app.FindingsError
 		defect  *app.PanicError
@@ -49,7 +50,7 @@ func report(w io.Writer, err error) int {
 		return exitPanic
 	case errors.Is(err, errFindings), errors.As(err, &refused):
 		return exitFindings
-	case errors.As(err, &usage), errors.As(err, &faults):
+	case errors.As(err, &usage), errors.As(err, &misused), errors.As(err, &faults):
 		return exitConfig
 	case app.IsGap(err):
 		return exitPosition

@@ -19,9 +19,6 @@ withdrawals wait too, so it is meant for minutes. A batch under way still commit
 			if err != nil {
 				return err
 			}
-			if err := app.CheckActor(by); err != nil {
-				return usageError{err}
-			}
 			if err := app.Pause(cmd.Context(), cfg, args[0], by); err != nil {
 				return err
 			}
@@ -33,19 +30,22 @@ withdrawals wait too, so it is meant for minutes. A batch under way still commit
 }
 
 func resumeCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var by string
+	cmd := &cobra.Command{
 		Use: "resume REPLICA", Short: "Let a paused replica go on", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := g.load()
 			if err != nil {
 				return err
 			}
-			if err := app.Resume(cmd.Context(), cfg, args[0]); err != nil {
+			if err := app.Resume(cmd.Context(), cfg, args[0], by); err != nil {
 				return err
 			}
 			return said(cmd, g, args[0], "goes on within seconds")
 		},
 	}
+	byFlag(cmd, &by)
+	return cmd
 }
 
 func said(cmd *cobra.Command, g *globals, replica, what string) error {

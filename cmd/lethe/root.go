@@ -2,7 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -43,6 +46,9 @@ effect, with a signed receipt for each.`,
 // load reads the config file. One that cannot be read is a fault of the command line.
 func (g *globals) load() (*config.Config, error) {
 	cfg, err := config.Load(g.config)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: `lethe init` writes a starter file, --config names another one", err)
+	}
 	if err != nil {
 		return nil, usageError{err}
 	}

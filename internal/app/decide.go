@@ -93,7 +93,7 @@ func (o *DecideOptions) validate(cfg *config.Config) ([]schema.CaseID, error) {
 		return nil, err
 	}
 	if !reasonCode.MatchString(o.Reason) {
-		return nil, errors.New("--reason is a code of small letters, digits and _, never free text")
+		return nil, &UsageError{errors.New("--reason is a code of small letters, digits and _, never free text")}
 	}
 	if o.Replica != "" && cfg.Replicas[o.Replica] == nil {
 		return nil, errNoReplica(cfg, o.Replica)
@@ -102,7 +102,7 @@ func (o *DecideOptions) validate(cfg *config.Config) ([]schema.CaseID, error) {
 	for i, text := range o.Cases {
 		id, err := schema.ParseCaseID(text)
 		if err != nil {
-			return nil, fmt.Errorf("case %q: %w (`lethe cases` lists them)", text, err)
+			return nil, &UsageError{fmt.Errorf("case %q: %w (`lethe cases` lists them)", text, err)}
 		}
 		ids[i] = id
 	}

@@ -19,7 +19,7 @@ import (
 
 // errNoReplica names the replicas that there are.
 func errNoReplica(cfg *config.Config, name string) error {
-	return fmt.Errorf("the config has no replica %q: want %s", name, strings.Join(ReplicaNames(cfg), ", "))
+	return &UsageError{fmt.Errorf("the config has no replica %q: want %s", name, strings.Join(ReplicaNames(cfg), ", "))}
 }
 
 // chosen returns the named replica, all of them where name is empty.
@@ -103,8 +103,8 @@ var actor = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$`)
 // CheckActor refuses what looks like a person's name or address.
 func CheckActor(by string) error {
 	if !actor.MatchString(by) {
-		return errors.New("--by is kept for ever beside what was decided: give a role or a pseudonym (letters, digits and _ . : -), " +
-			"never a person's name or e-mail address")
+		return &UsageError{errors.New("--by is kept for ever beside what was decided: give a role or a pseudonym (letters, digits and _ . : -), " +
+			"never a person's name or e-mail address")}
 	}
 	return nil
 }
@@ -120,12 +120,17 @@ func Pause(ctx context.Context, cfg *config.Config, replica, by string) error {
 	return eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error { return d.Pause(ctx, by) })
 }
 
-// Resume lets a paused replica go on.
-func Resume(ctx context.Context, cfg *config.Config, replica string) error {
+// Resume lets a paused replica go on. by may be empty; else it is recorded.
+func Resume(ctx context.Context, cfg *config.Config, replica, by string) error {
+	if by != "" {
+		if err := CheckActor(by); err != nil {
+			return err
+		}
+	}
 	if cfg.Replicas[replica] == nil {
 		return errNoReplica(cfg, replica)
 	}
-	return eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error { return d.Resume(ctx) })
+	return eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error { return d.Resume(ctx, by) })
 }
 
 // DeadLetter is a parked event.
@@ -252,7 +257,8 @@ func ResumeGap(ctx context.Context, cfg *config.Config) (*capture.Checkpoint, er
 // Plan says what erasing one person would touch in each replica. What could be read is returned with an error too.
 func Plan(ctx context.Context, cfg *config.Config, replica string, key []string) ([]*sinkspg.Plan, error) {
 	if n := len(cfg.Source.Subject.Key); len(key) != n {
-		return nil, fmt.Errorf("the CRM key has %d parts (%s): give them as so many arguments, not %d", n, strings.Join(cfg.Source.Subject.Key, ", "), len(key))
+		return nil, &UsageError{fmt.Errorf("the CRM key has %d parts (%s): give them as so many arguments, not %d",
+			n, strings.Join(cfg.Source.Subject.Key, ", "), len(key))}
 	}
 	out := []*sinkspg.Plan{}
 	err := eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error {

@@ -161,7 +161,7 @@ func (w *world) pauseAndResume(t *testing.T) {
 		t.Errorf("paused: %+v", s.Replicas)
 	}
 	w.pg.Exec(t, "crm", "INSERT INTO consent (customer_id, purpose, status) VALUES (4, 'NL', 'Y')")
-	if err := app.Resume(t.Context(), cfg, "marketing"); err != nil {
+	if err := app.Resume(t.Context(), cfg, "marketing", "ops"); err != nil {
 		t.Fatal(err)
 	}
 	w.eventually("the consent is applied", func() (bool, string) {

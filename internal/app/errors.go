@@ -20,6 +20,11 @@ func IsGap(err error) bool {
 	return errors.As(err, &gap) || errors.Is(err, sinks.ErrGap)
 }
 
+// UsageError is what the caller of a command said wrongly: nothing was asked of any server.
+type UsageError struct{ error }
+
+func (e *UsageError) Unwrap() error { return e.error }
+
 // ErrUnreachable is wrapped where a command could not look at a server.
 var ErrUnreachable = errors.New("a server cannot be reached")
 

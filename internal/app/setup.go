@@ -62,7 +62,7 @@ func Setup(ctx context.Context, cfg *config.Config, o SetupOptions) (*SetupRepor
 	for _, m := range []map[string]string{o.ReplicaDSN, o.ReplicaRole} {
 		for name := range m {
 			if cfg.Replicas[name] == nil {
-				return r, fmt.Errorf("setting up: the config has no replica %q: want %s", name, strings.Join(ReplicaNames(cfg), ", "))
+				return r, errNoReplica(cfg, name)
 			}
 		}
 	}

@@ -241,9 +241,10 @@ func TestPauseHoldsEverything(t *testing.T) {
 		t.Errorf("apply while paused: %v", err)
 	}
 	w.want(`SELECT paused FROM lethe.status`, "true")
-	if err := w.r.Resume(w.ctx); err != nil {
+	if err := w.r.Resume(w.ctx, "dpo"); err != nil {
 		t.Fatal(err)
 	}
+	w.want(`SELECT v LIKE 'dpo 20%' FROM lethe.meta WHERE k = 'resumed'`, "true")
 	if out, err := w.r.Apply(w.ctx, b); err != nil || out.Applied != 1 {
 		t.Errorf("apply after resume: %+v, %v", out, err)
 	}

@@ -25,9 +25,16 @@ func (r *Replica) Pause(ctx context.Context, by string) error {
 	return classify("pausing replica", err)
 }
 
-// Resume lets a paused replica go on.
-func (r *Replica) Resume(ctx context.Context) error {
-	_, err := r.opts.Pool.Exec(ctx, r.ledger.sql(`DELETE FROM {s}.meta WHERE k = $1`), metaPaused)
+// Resume lets a paused replica go on. The last one that ended a pause is kept in meta with by, a pseudonym or a role, and
+// with the pause that it ended; by may be empty, and is written as - then.
+func (r *Replica) Resume(ctx context.Context, by string) error {
+	if by == "" {
+		by = "-"
+	}
+	_, err := r.opts.Pool.Exec(ctx, r.ledger.sql(`
+		WITH ended AS (DELETE FROM {s}.meta WHERE k = $1 RETURNING v)
+		INSERT INTO {s}.meta (k, v) SELECT $2, $3 || ' ' || now()::text || '; paused by ' || v FROM ended
+		ON CONFLICT (k) DO UPDATE SET v = excluded.v`), metaPaused, metaResumed, by)
 	return classify("resuming replica", err)
 }
 

@@ -30,8 +30,8 @@ func NewDesk(cfg *config.Replica, pool *pgxpool.Pool) *Desk {
 // Pause holds the replica; see Replica.Pause.
 func (d *Desk) Pause(ctx context.Context, by string) error { return d.r.Pause(ctx, by) }
 
-// Resume lets the replica go on.
-func (d *Desk) Resume(ctx context.Context) error { return d.r.Resume(ctx) }
+// Resume lets the replica go on; see Replica.Resume.
+func (d *Desk) Resume(ctx context.Context, by string) error { return d.r.Resume(ctx, by) }
 
 // Parked lists parked events; see Replica.Parked.
 func (d *Desk) Parked(ctx context.Context, done bool, limit int) ([]ParkedEvent, error) {

@@ -25,6 +25,7 @@ const (
 	metaWitness       = "witness"        // decimal, raised with every mapped schema's witness row at each phase 2
 	metaFolded        = "folded"         // the mapping under which every fold was asked for; see refoldGrown
 	metaPaused        = "paused"         // present while an operator holds this replica
+	metaResumed       = "resumed"        // who ended the last pause, when, and whose it was
 )
 
 // The states of a subject.
