@@ -128,10 +128,17 @@ func failedFinding(err error) Finding {
 // loginFinding is what a refused login says. It returns false for another error. server names the database server.
 func loginFinding(err error, server, role, create string) (Finding, bool) {
 	switch pii.Code(err) {
-	case "28000", "28P01":
+	case "28P01":
+		// The server says the same of a role that does not exist, so as not to tell who does.
 		return Finding{
 			Code: CodeLoginRefused, Severity: SeverityError, Object: role,
-			Message: fmt.Sprintf("%s refuses the login %s: compare password, pg_hba.conf and sslmode; if the role does not exist, make it and give it a password",
+			Message: fmt.Sprintf("%s refuses the password of the login %s: check password or password_file against the role's password; only if the role"+
+				" does not exist, have an administrator run %s and give it a password", server, role, create),
+		}, true
+	case "28000":
+		return Finding{
+			Code: CodeLoginRefused, Severity: SeverityError, Object: role,
+			Message: fmt.Sprintf("%s refuses the login %s: compare pg_hba.conf and sslmode; if the role does not exist, make it and give it a password",
 				server, role),
 			Fix: []string{create},
 		}, true
