@@ -126,13 +126,34 @@ func (d *decoder) secret(into *Secret) (value, fromFile func(item)) {
 // maxSecret bounds a secret's file.
 const maxSecret = 64 << 10
 
-// read reads the secret, refusing a file that others can read.
 func (s secretFile) read(folder string) {
-	name := absolute(folder, s.name)
+	value, hint, err := readSecret(absolute(folder, s.name))
+	if err != nil {
+		s.item.fault(hint, "%s", err)
+		return
+	}
+	*s.into = NewSecret(value)
+}
+
+// ReadSecret reads the file of a secret that no config names, under the rules for those that one does: a regular file that
+// nobody else can read. A line's end is cut off. The error tells the mend, and nothing of the content.
+func ReadSecret(name string) (Secret, error) {
+	value, hint, err := readSecret(name)
+	switch {
+	case err == nil:
+		return NewSecret(value), nil
+	case hint != "":
+		return Secret{}, fmt.Errorf("%w: %s", err, hint)
+	default:
+		return Secret{}, err
+	}
+}
+
+// readSecret reads a secret, refusing a file that others can read. hint says how to mend an error; it may be empty.
+func readSecret(name string) (value, hint string, err error) {
 	info, err := os.Stat(name)
 	if err != nil {
-		s.item.fault("", "cannot be read: %s", plain(err))
-		return
+		return "", "", errors.New("cannot be read: " + plain(err))
 	}
 	refused := fs.FileMode(0o077)
 	if credentials := os.Getenv("CREDENTIALS_DIRECTORY"); filepath.Dir(name) == "/run/credentials/lethe.service" || credentials != "" && filepath.Dir(name) == filepath.Clean(credentials) {
@@ -141,26 +162,21 @@ func (s secretFile) read(folder string) {
 	}
 	switch {
 	case !info.Mode().IsRegular():
-		s.item.fault("", "%s is no regular file", name)
-		return
+		return "", "", fmt.Errorf("%s is no regular file", name)
 	case info.Mode().Perm()&refused != 0:
-		s.item.fault("chmod 600 "+name, "%s can be read by others (mode %04o)", name, info.Mode().Perm())
-		return
+		return "", "chmod 600 " + name, fmt.Errorf("%s can be read by others (mode %04o)", name, info.Mode().Perm())
 	case info.Size() > maxSecret:
-		s.item.fault("", "%s is larger than %d bytes", name, maxSecret)
-		return
+		return "", "", fmt.Errorf("%s is larger than %d bytes", name, maxSecret)
 	}
 	data, err := readBounded(name)
 	if err != nil {
-		s.item.fault("", "cannot be read: %s", plain(err))
-		return
+		return "", "", errors.New("cannot be read: " + plain(err))
 	}
-	value := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+	value = strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	if value == "" {
-		s.item.fault("write the secret into it", "%s is empty", name)
-		return
+		return "", "write the secret into it", fmt.Errorf("%s is empty", name)
 	}
-	*s.into = NewSecret(value)
+	return value, "", nil
 }
 
 // plain reduces a file error to its file and reason.

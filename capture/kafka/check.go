@@ -107,7 +107,7 @@ func (t *Topics) missing(spec *topicSpec) Finding {
 	}
 	return Finding{
 		Code: CodeMissing, Severity: SeverityError, Object: spec.name,
-		Message: "the topic does not exist: `lethe setup` makes it", Fix: createCommand(t.Conn.Brokers(), c),
+		Message: "the topic does not exist: `lethe setup --kafka` makes it", Fix: createCommand(t.Conn.Brokers(), c),
 	}
 }
 

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"lethe/config"
 	"lethe/internal/app"
 )
 
@@ -27,7 +27,7 @@ func setupCommand(g *globals) *cobra.Command {
 		Long: `Makes what is missing, and nothing else: doing it again changes nothing. A place that no flag names is not touched.
 
 A dsn may be given without password: PGPASSWORD, a password file (~/.pgpass) or --source-dsn-file and --replica-dsn-file keep it
-off the command line, where every user of the machine can read it. Settings of the servers, and whatever would rewrite a
+off the command line, where every user of the machine can read it; these files must not be readable by others (chmod 600). Settings of the servers, and whatever would rewrite a
 table, are never changed: they are printed, for their owner to decide.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -42,7 +42,7 @@ table, are never changed: they are printed, for their owner to decide.`,
 			if g.json {
 				return errors.Join(err, printJSON(cmd.OutOrStdout(), r))
 			}
-			return errors.Join(err, printSetup(cmd.OutOrStdout(), r, flags.o.DryRun, err == nil))
+			return errors.Join(err, printSetup(cmd.OutOrStdout(), r, &flags.o, app.ReplicaNames(cfg), err == nil))
 		},
 	}
 	f := cmd.Flags()
@@ -109,29 +109,54 @@ func pairs(flag string, list []string) (map[string]string, error) {
 }
 
 func readLine(name string) (string, error) {
-	data, err := os.ReadFile(name)
+	secret, err := config.ReadSecret(name) // a dsn may hold a password
 	if err != nil {
 		return "", fmt.Errorf("reading a dsn: %w", err)
 	}
-	line := strings.TrimSpace(string(data))
+	line := strings.TrimSpace(secret.Reveal())
 	if line == "" || strings.ContainsRune(line, '\n') {
 		return "", fmt.Errorf("reading a dsn: %s should hold one line", name)
 	}
 	return line, nil
 }
 
+// notTouched lists the flags of the places that this setup was not asked for.
+func notTouched(o *app.SetupOptions, replicas []string) string {
+	var flags []string
+	if !o.Kafka {
+		flags = append(flags, "--kafka")
+	}
+	if o.SourceDSN == "" {
+		flags = append(flags, "--source-dsn")
+	}
+	for _, name := range replicas {
+		if o.ReplicaDSN[name] == "" {
+			flags = append(flags, "--replica-dsn "+name+"=DSN")
+		}
+	}
+	return strings.Join(flags, ", ")
+}
+
 // printSetup tells what was done. whole is false where an error ended it.
-func printSetup(w io.Writer, r *app.SetupReport, dryRun, whole bool) error {
+func printSetup(w io.Writer, r *app.SetupReport, o *app.SetupOptions, replicas []string, whole bool) error {
 	var b strings.Builder
 	for _, d := range r.Done {
 		fmt.Fprintf(&b, "%s: %s\n", d.Where, d.What)
 	}
-	if len(r.Done) == 0 && whole && !dryRun {
-		b.WriteString("nothing to do: all that setup makes is there\n")
+	rest := notTouched(o, replicas)
+	if len(r.Done) == 0 && whole && !o.DryRun {
+		if rest == "" {
+			b.WriteString("nothing to do: all that setup makes is there\n")
+		} else {
+			b.WriteString("nothing to do in the places that were named: all that setup makes there is there\n")
+		}
+	}
+	if rest != "" && whole {
+		fmt.Fprintf(&b, "not looked at, for want of a flag: %s (`lethe check` looks at everything)\n", rest)
 	}
 	if len(r.Left) > 0 {
 		heading := "left to its owner:"
-		if dryRun {
+		if o.DryRun {
 			heading = "would be done, or is left to its owner:"
 		}
 		b.WriteString(heading + "\n")
