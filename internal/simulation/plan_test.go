@@ -86,7 +86,7 @@ func (p *plan) start() {
 func (p *plan) play() {
 	p.wait(0, 10*time.Second)
 	hours := p.s.hours
-	for range 2 + p.rng.IntN(4) {
+	for range 2 + p.rng.IntN(3) {
 		long := false
 		for range 1 + p.rng.IntN(3) {
 			f := faults[p.rng.IntN(len(faults))]
@@ -544,7 +544,7 @@ func (p *plan) cancelWaits() func() {
 		pr.kill("so that a decision waits")
 	}
 	p.cancel()
-	time.Sleep(coolOff + time.Minute)
+	time.Sleep(coolOff + 20*time.Second)
 	return nil
 }
 

@@ -337,7 +337,7 @@ func (r *replica) Park(_ context.Context, from sinks.Place, rec *sinks.Record, _
 }
 
 // coolOff is how long an erasure waits for phase 2.
-const coolOff = time.Minute
+const coolOff = 20 * time.Second
 
 // RunDue implements sinks.Chores: phase 2 of what is due in the partitions given.
 func (r *replica) RunDue(_ context.Context, places []sinks.Place) (next time.Time, err error) {
