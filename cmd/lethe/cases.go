@@ -37,11 +37,18 @@ names no person: its id is derived with a key.`,
 			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR", func(w io.Writer) {
 				for i := range list {
 					c := &list[i]
-					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Case, c.Replica, c.State, c.Wait, dash(c.Receipt), moment(c.Since),
+					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Case, c.Replica, c.State, c.WaitsFor(), dash(c.Receipt), moment(c.Since),
 						moment(c.Due), c.Attempts, dash(c.ErrorCode)) // table reports the first failure
 				}
 			})
-			return errors.Join(failed, err)
+			codes := map[string]bool{}
+			for i := range list {
+				if list[i].State != "verified" {
+					codes[list[i].ErrorCode] = true
+				}
+			}
+			_, stepErr := io.WriteString(cmd.OutOrStdout(), nextSteps(slices.Sorted(maps.Keys(codes)), ""))
+			return errors.Join(failed, err, stepErr)
 		},
 	}
 	cmd.Flags().StringVar(&replica, "replica", "", "of one replica only")

@@ -14,7 +14,8 @@ func gapCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "gap", Short: "List gaps of the source's log, and let capture go on behind one",
 		Long: `A gap is a part of the source's log that is lost to Lethe: a slot that the server gave up, a restored source, a TRUNCATE. While
-one is open nothing is called verified. It is closed by a pass over the source's present state, which a later version brings.`,
+one is open nothing is called verified. This version cannot close a gap: a later version will, by a pass over the source's present
+state.`,
 	}
 	cmd.AddCommand(gapList(g), gapResume(g))
 	return cmd
@@ -61,8 +62,8 @@ func gapResume(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "resume", Short: "Let capture go on from where the slot stands, although a part of the log is lost", Args: cobra.NoArgs,
 		Long: `Lets capture go on from where the slot stands, although what the CRM wrote in between was not seen and never will be from the
-log: erasures and withdrawals among it are missing in the replicas. The gap stays open, and nothing is called verified,
-until a pass over the source's present state has made good for it, which a later version brings. Until then compare the
+log: erasures and withdrawals among it are missing in the replicas. The gap stays open, and nothing is called verified: this
+version cannot close it, a later version will, by a pass over the source's present state. Until then compare the
 CRM's erasures of that time with ` + "`lethe cases`" + ` by hand. A slot that is gone is made again by ` + "`lethe setup`" + ` first.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !accept {
@@ -79,7 +80,7 @@ CRM's erasures of that time with ` + "`lethe cases`" + ` by hand. A slot that is
 			if g.json {
 				return printJSON(cmd.OutOrStdout(), map[string]any{"incarnation": c.Incarnation, "gaps_open": len(c.Gaps)})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "capture goes on within seconds, as incarnation %d; %d gaps stay open\n", c.Incarnation, len(c.Gaps))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "capture goes on within seconds, as incarnation %d; %d gaps stay open until a later version closes them\n", c.Incarnation, len(c.Gaps))
 			return err
 		},
 	}

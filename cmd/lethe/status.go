@@ -105,9 +105,21 @@ func printReplica(b *strings.Builder, r *app.ReplicaStatus) {
 	}
 	if len(r.Errors) > 0 {
 		fmt.Fprintf(b, "  error codes: %s\n", counts(r.Errors))
+		b.WriteString(nextSteps(slices.Sorted(maps.Keys(r.Errors)), "    "))
 	}
 	fmt.Fprintf(b, "  parked %d, subjects blocked %d, without a row %d, receipts to send %d, open gaps %d\n",
 		r.Parked, r.Blocked, r.Unmatched, r.Unsent, len(r.OpenGaps))
+}
+
+// nextSteps says what to do about error codes, a line each.
+func nextSteps(codes []string, indent string) string {
+	var b strings.Builder
+	for _, code := range codes {
+		if step := app.NextStep(code); step != "" {
+			fmt.Fprintf(&b, "%s%s: %s\n", indent, code, step)
+		}
+	}
+	return b.String()
 }
 
 func reading(active bool) string {

@@ -209,7 +209,7 @@ func gapFindings(c *capture.Checkpoint) []Finding {
 	}
 	var out []Finding
 	for _, g := range c.Gaps {
-		message := fmt.Sprintf("a part of the source's log is lost since %s (%s): nothing is called verified until a pass has made good for it",
+		message := fmt.Sprintf("a part of the source's log is lost since %s (%s): nothing is called verified while the gap is open; a later version closes gaps, by a pass over the source",
 			g.OpenedAt.UTC().Format(time.RFC3339), g.Cause)
 		if g.Blocks() {
 			message += "; capture stands still until `lethe gap resume`"

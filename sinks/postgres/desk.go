@@ -149,7 +149,7 @@ type Status struct {
 	Digest      string         `json:"mapping_digest"` // the active one
 	Places      []sinks.Place  `json:"-"`
 	Erasures    map[string]int `json:"erasures"`           // cases by state
-	Waiting     map[string]int `json:"waiting"`            // cases that are not proven, by what they wait for
+	Waiting     map[string]int `json:"waiting"`            // cases that are not proven, by what they wait for: held, no_row, wait, or the error code
 	Errors      map[string]int `json:"errors,omitempty"`   // cases with an error code
 	Receipts    map[string]int `json:"receipts,omitempty"` // effective receipts of cases by state
 	Parked      int            `json:"parked"`
@@ -191,7 +191,7 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 		sql  string
 	}{
 		{&s.Erasures, `SELECT state, count(*) FROM {s}.pending GROUP BY 1`},
-		{&s.Waiting, `SELECT CASE WHEN held THEN 'held' WHEN NOT matched THEN 'no_row' ELSE wait END, count(*)
+		{&s.Waiting, `SELECT CASE WHEN held THEN 'held' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN coalesce(error_code, wait) ELSE wait END, count(*)
 			FROM {s}.pending WHERE state <> 'verified' GROUP BY 1`},
 		{&s.Errors, `SELECT error_code, count(*) FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY 1`},
 	} {

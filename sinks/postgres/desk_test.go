@@ -56,6 +56,23 @@ func TestPlanCountsAndChangesNothing(t *testing.T) {
 	}
 }
 
+// TestStatusNamesWhatKeepsACaseBack: where no wait is set, the error code is what the case waits for.
+func TestStatusNamesWhatKeepsACaseBack(t *testing.T) {
+	w := newWorld(t, 15, erasing, func(c *config.Replica) {
+		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(kindNull)}}
+	})
+	w.person(1)
+	w.apply(w.event(1, &schema.SubjectErasure{}))
+	w.runDue()
+	s, err := NewDesk(w.cfg, w.pool).Status(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{reasonUnmapped: 1}, s.Waiting); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestPlanListsEveryPhaseInEveryMode: people start with observe and read here what the next mode would do.
 func TestPlanListsEveryPhaseInEveryMode(t *testing.T) {
 	for mode, active := range map[string]string{modeObserve: "", modeSuppress: "111", modeErase: "11122"} {
