@@ -19,7 +19,7 @@ this process and Lethe, all in a temporary folder that is removed in the end; fi
 plays a working day on it: ordinary writes, consents, erasures, an ETL that comes late. Then it compares every copy with
 what the CRM asks for, and greps everything that Lethe left behind for the marked customers' values.
 
-The exit code is 0 only if everything followed, was verified and leaked nothing.`,
+The exit code is 0 only if everything followed, was verified and leaked nothing; 130 if it was stopped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Version = version

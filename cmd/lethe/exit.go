@@ -8,6 +8,7 @@ import (
 
 	"lethe/config"
 	"lethe/internal/app"
+	"lethe/internal/demo"
 )
 
 // The exit codes. A service manager restarts after exitFailed and exitUnreachable, and never after exitConfig.
@@ -48,6 +49,8 @@ func report(w io.Writer, err error) int {
 	switch {
 	case errors.As(err, &defect):
 		return exitPanic
+	case errors.Is(err, demo.ErrStopped):
+		return exitInterrupted
 	case errors.Is(err, errFindings), errors.As(err, &refused):
 		return exitFindings
 	case errors.As(err, &usage), errors.As(err, &misused), errors.As(err, &faults):

@@ -67,6 +67,9 @@ const fewestCustomers = 100
 // ErrNotFollowed says that a copy did not follow, or that it was not proven: the Summary says which.
 var ErrNotFollowed = errors.New("not everything followed and was verified")
 
+// ErrStopped says that somebody ended the demo before its time; everything it started is closed.
+var ErrStopped = errors.New("stopped")
+
 // stage is a running demo.
 type stage struct {
 	o       Options
@@ -102,6 +105,9 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 	}
 	s := &stage{o: o, say: newTeller(o.Out), fill: newFill(o.Customers), marketProbe: newProber(probeMarketing), reportProbe: newProber(probeReporting)}
 	summary, err := s.run(ctx)
+	if ctx.Err() != nil && summary == nil {
+		err = ErrStopped // what was under way when it was stopped tells nobody anything
+	}
 	return summary, errors.Join(err, s.close()) //nolint:contextcheck // what ran is closed although ctx is over
 }
 

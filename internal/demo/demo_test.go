@@ -1,6 +1,8 @@
 package demo
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -44,6 +46,16 @@ func TestOracleSeesWhatDoesNotFollow(t *testing.T) {
 		if bad.ok() {
 			t.Errorf("%s counts as ok", name)
 		}
+	}
+}
+
+// TestStoppedDemoSaysSo: whoever presses Ctrl-C is not told what was under way.
+func TestStoppedDemoSaysSo(t *testing.T) {
+	testenv.RequirePostgres(t, oldestPostgres)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := Run(ctx, Options{Customers: 100}); !errors.Is(err, ErrStopped) || err.Error() != "stopped" {
+		t.Errorf("a stopped demo says %v", err)
 	}
 }
 

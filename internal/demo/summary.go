@@ -23,7 +23,7 @@ type Summary struct {
 	Transactions     int               `json:"transactions"`
 	Events           map[string]uint64 `json:"events"` // by type
 	Erasures         int               `json:"erasures"`
-	Receipts         map[string]int    `json:"receipts"` // by state, over both replicas
+	Receipts         map[string]int    `json:"receipts"` // by state, over both replicas: of erasures, objections and restrictions
 	Verified         int               `json:"verified"` // erasures verified, over both replicas
 	CommitToUnusable Quantiles         `json:"commit_to_unusable_ms"`
 	CanaryHits       int               `json:"canary_hits"`
@@ -263,7 +263,8 @@ func describe(row map[string]any) string {
 func (s *Summary) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d customers, %d transactions in the day, %d events\n", s.Customers, s.Transactions, sum(s.Events))
-	fmt.Fprintf(&b, "%d erasures in 2 replicas: %d verified; receipts: %s\n", s.Erasures, s.Verified, listed(s.Receipts))
+	fmt.Fprintf(&b, "%d erasures in 2 replicas: %d of %d verified\n", s.Erasures, s.Verified, len(databases[1:])*s.Erasures)
+	fmt.Fprintf(&b, "receipts of erasures, objections and restrictions together: %s\n", listed(s.Receipts))
 	fmt.Fprintf(&b, "commit to unusable copy: p50 %.0f ms, p99 %.0f ms\n", s.CommitToUnusable.P50, s.CommitToUnusable.P99)
 	fmt.Fprintf(&b, "personal values found in topics, logs, metrics, Lethe's tables and files: %d\n", s.CanaryHits)
 	for _, line := range slices.Concat(s.Differences, s.Leaks) {
