@@ -17,9 +17,6 @@ func NewPublisher(customers int) *Publisher { return &Publisher{newFill(customer
 // Schemas are the scripts that make the tables of the CRM and of the two replicas.
 func Schemas() (crm, marketing, reporting string) { return crmSchema, marketingSchema, reportingSchema }
 
-// Config is the config file of the demo, with ${NAME} where the stage differs from run to run.
-func Config() string { return configText }
-
 // Fill writes the customers into the three databases, in the order in which the demo does: the replicas first, as the ETL
 // of last night left them.
 func (p *Publisher) Fill(ctx context.Context, crm, market, report *pgx.Conn) error {
