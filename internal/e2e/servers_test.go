@@ -264,7 +264,7 @@ func TestHoldReleasePauseResume(t *testing.T) {
 	if got := w.query(&w.marketing, "select blocked from contact where crm_id = 5"); got != "false" {
 		t.Error("a paused replica was written to")
 	}
-	if err := app.Resume(w.ctx, w.cfg, "marketing"); err != nil {
+	if err := app.Resume(w.ctx, w.cfg, "marketing", "ops"); err != nil {
 		t.Fatal(err)
 	}
 	lethe.waitReady(soon)
