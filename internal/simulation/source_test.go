@@ -158,6 +158,11 @@ func (r *stream) deliver(ctx context.Context, tx *transaction) error {
 		if r.o.p.dead() || r.rng.IntN(20_000) == 0 {
 			return errServer
 		}
+		if len(tx.changes) > 20 && r.rng.IntN(10) == 0 {
+			if err := r.pause(ctx); err != nil {
+				return err
+			}
+		}
 		r.o.s.check.delivered(tx, i)
 		if err := r.change(&tx.changes[i]); err != nil {
 			return err
@@ -171,6 +176,20 @@ func (r *stream) deliver(ctx context.Context, tx *transaction) error {
 		return errServer
 	}
 	return r.h.Commit(&head)
+}
+
+// pause lets time pass in the middle of a transaction, so that checkpoints are written meanwhile.
+func (r *stream) pause(ctx context.Context) error {
+	t := time.NewTimer(time.Duration(r.rng.IntN(300)) * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-r.broken:
+		return errServer
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // room waits for the handler, as a source that keeps its connection alive does.
