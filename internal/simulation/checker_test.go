@@ -177,7 +177,7 @@ func (c *checker) watchCapture(p *process, last capture.Position) {
 	if st.State == capture.StateGap || st.State == capture.StateStopped {
 		c.fail("capture stands at %s (%s: %s) although nothing is lost", st.State, st.Cause, st.Hint)
 	}
-	if p.monitor.look(st.Ready(), int64(st.LastCommit.End), st.LastCommit.End < last.End) { //nolint:gosec // small
+	if p.monitor.look(st.Ready(), int64(st.LastCommit.End), st.LastCommit.End < last.End) {
 		c.fail("I8: %s is ready and silent: it is at %s, the source at %s", p.name, st.LastCommit, last)
 		p.monitor = monitor{}
 	}

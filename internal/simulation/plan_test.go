@@ -224,7 +224,7 @@ func (p *plan) lostAcks() func() {
 
 func (p *plan) partitionFails() func() {
 	h := p.inject(kfake.Fault{
-		Keys: []kmsg.Key{kmsg.Produce}, Topic: "lethe.events", Partitions: []int32{int32(p.rng.IntN(p.s.partitions))}, //nolint:gosec // small
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "lethe.events", Partitions: []int32{int32(p.rng.IntN(p.s.partitions))},
 		Err: pick(p.rng, kerr.NotEnoughReplicas, kerr.RequestTimedOut, kerr.NotLeaderForPartition, kerr.KafkaStorageError), Count: -1,
 	})
 	return func() { h.Remove() }
@@ -272,7 +272,7 @@ func (p *plan) leadersMove() func() {
 	for range 1 + p.rng.IntN(3) {
 		for i := range p.s.partitions {
 			// kfake only says that there is no such partition or broker.
-			_ = p.s.cluster.MoveTopicPartition("lethe.events", int32(i), int32(p.rng.IntN(p.s.brokers))) //nolint:gosec // small
+			_ = p.s.cluster.MoveTopicPartition("lethe.events", int32(i), int32(p.rng.IntN(p.s.brokers)))
 		}
 		p.wait(0, 5*time.Second)
 	}
@@ -521,7 +521,7 @@ func (p *plan) decide(ref schema.SubjectRef) {
 	s.mu.Unlock()
 	ev := &schema.Event{
 		Header: schema.Header{
-			EventID:    s.ids.EventID(schema.EventKey{Number: uint64(now.UnixNano()), PK: ref[:], Rule: "cancel"}), //nolint:gosec // after 1970
+			EventID:    s.ids.EventID(schema.EventKey{Number: uint64(now.UnixNano()), PK: ref[:], Rule: "cancel"}),
 			SubjectRef: ref, CaseID: s.ids.CaseID(ref), Source: sourceName, CommittedAt: now, DetectedAt: now, Rule: "cancel",
 		},
 		Body: &schema.CaseDecision{Decision: schema.DecisionCancel, Reason: "test", DecidedBy: "operator", DecidedAt: now},

@@ -34,7 +34,7 @@ type process struct {
 	s      *simulation
 	name   string // also the client on the network
 	conn   *kafkaconn.Conn
-	ctx    context.Context //nolint:containedctx // the process is its context
+	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan struct{} // Run has returned
 	err    error         // of Run

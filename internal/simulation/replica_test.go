@@ -248,7 +248,7 @@ func (d *database) event(l *ledger, rec *sinks.Record, replayed bool) {
 	}
 	s := l.subject(rec.Key, rec.Partition)
 	fact, strictness, isFact := sinks.FactOf(ev)
-	outcome := "stale"
+	var outcome string
 	switch body := ev.Body.(type) {
 	case *schema.SubjectErasure:
 		outcome = "known"

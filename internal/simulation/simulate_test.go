@@ -48,7 +48,7 @@ func TestSimulate(t *testing.T) {
 	for seed := from; seed < to; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { simulate(t, uint64(seed)) }) //nolint:gosec // not negative
+			synctest.Test(t, func(t *testing.T) { simulate(t, uint64(seed)) })
 		})
 	}
 }
@@ -169,7 +169,7 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 	}
 	s.source = &cfg.Source
 	s.cluster, err = kfake.NewCluster(kfake.NumBrokers(s.brokers), kfake.ListenFn(s.net.Listen),
-		kfake.SeedTopics(int32(s.partitions), "lethe.events", "lethe.receipts", "permuted.events", "permuted.receipts"), //nolint:gosec // small
+		kfake.SeedTopics(int32(s.partitions), "lethe.events", "lethe.receipts", "permuted.events", "permuted.receipts"),
 		kfake.SeedTopics(1, "lethe.checkpoints"))
 	if err != nil {
 		t.Fatal(err)
@@ -290,7 +290,7 @@ func (s *simulation) applied() func() bool {
 	return func() bool {
 		for _, r := range s.replicas {
 			for i := range ends {
-				if r.db.place(int32(i)) < ends[i] { //nolint:gosec // small
+				if r.db.place(int32(i)) < ends[i] {
 					return false
 				}
 			}
@@ -371,7 +371,7 @@ func (s *simulation) permuted(r *rand.Rand) {
 	s.runWorker(p, db)
 	s.eventually(settleWithin, "the permuted log is applied", func() bool {
 		for i, end := range s.endList(db.topic) {
-			if db.place(int32(i)) < end { //nolint:gosec // small
+			if db.place(int32(i)) < end {
 				return false
 			}
 		}

@@ -21,7 +21,7 @@ type record struct {
 
 // readTopic reads a partition from the start to the end.
 func (s *simulation) readTopic(topic string, partition int) (out []record) {
-	end := s.end(topic, int32(partition)) //nolint:gosec // small
+	end := s.end(topic, int32(partition))
 	failed := 0
 	for next := int64(0); next < end && failed < patience; {
 		res, err := s.admin.Client().Fetch(s.t.Context(), &kafkago.FetchRequest{
@@ -93,7 +93,7 @@ func (c *checker) topics() {
 			}
 			p := place{commit: ev.Order.Number(), ordinal: ev.Order.Ordinal(), rule: ev.Rule, partition: -1}
 			if len(r.key) == 0 {
-				p.partition = int32(i) //nolint:gosec // small
+				p.partition = int32(i)
 			}
 			one := p
 			one.partition = -1
@@ -102,8 +102,8 @@ func (c *checker) topics() {
 			}
 			ids[ev.EventID] = one
 			if old, known := first[p]; !known {
-				first[p], at[p] = *r, int32(i) //nolint:gosec // small
-			} else if old.event.EventID != ev.EventID || string(old.key) != string(r.key) || at[p] != int32(i) { //nolint:gosec // small
+				first[p], at[p] = *r, int32(i)
+			} else if old.event.EventID != ev.EventID || string(old.key) != string(r.key) || at[p] != int32(i) {
 				c.fail("I2: the event of %v has two ids, keys or partitions", p)
 			}
 			for _, text := range [][]byte{r.value, r.key} {
@@ -129,12 +129,12 @@ func (c *checker) changes(first map[place]record, at map[place]int32) {
 	for _, tx := range s.crm.log {
 		for i := range tx.expect {
 			e := &tx.expect[i]
-			p := place{commit: tx.Position.Commit, ordinal: uint32(e.ordinal), rule: e.rule, partition: -1} //nolint:gosec // small
+			p := place{commit: tx.Position.Commit, ordinal: uint32(e.ordinal), rule: e.rule, partition: -1}
 			if e.customer >= 0 {
 				c.change(tx, e, p, first, left, refs[e.customer])
 				continue
 			}
-			for n := range int32(s.partitions) { //nolint:gosec // small
+			for n := range int32(s.partitions) {
 				p.partition = n
 				c.change(tx, e, p, first, left, "")
 			}
@@ -175,7 +175,7 @@ func (c *checker) durable() {
 			if r.event == nil {
 				continue
 			}
-			p := place{commit: r.event.Order.Number(), ordinal: r.event.Order.Ordinal(), rule: r.event.Rule, partition: int32(i)} //nolint:gosec // small
+			p := place{commit: r.event.Order.Number(), ordinal: r.event.Order.Ordinal(), rule: r.event.Rule, partition: int32(i)}
 			if offsets[p] == nil {
 				offsets[p] = []int64{r.offset}
 			}
@@ -188,7 +188,7 @@ func (c *checker) durable() {
 			need[i+1] = need[i]
 			for j := range tx.expect {
 				e := &tx.expect[j]
-				p := place{commit: tx.Position.Commit, ordinal: uint32(e.ordinal), rule: e.rule, partition: int32(n)} //nolint:gosec // small
+				p := place{commit: tx.Position.Commit, ordinal: uint32(e.ordinal), rule: e.rule, partition: int32(n)}
 				if o := offsets[p]; o != nil && !e.optional {
 					need[i+1] = max(need[i+1], o[0]+1)
 				}
