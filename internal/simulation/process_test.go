@@ -147,7 +147,10 @@ func (p *process) hit(point string) {
 		<-p.ctx.Done()
 	}
 	if frozen != nil {
-		<-frozen
+		select {
+		case <-frozen:
+		case <-p.ctx.Done(): // killed before it froze
+		}
 	}
 }
 
