@@ -80,7 +80,7 @@ func (s *Scanner) Reader(place string, r io.Reader) ([]Hit, error) {
 		fresh := len(buf)
 		buf = buf[:len(buf)+n]
 		hits = s.find(hits, place, buf, base, fresh)
-		if err == io.EOF || err == io.ErrUnexpectedEOF { //nolint:errorlint // ReadFull returns these two unwrapped
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return hits, nil
 		}
 		if err != nil {

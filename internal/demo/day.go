@@ -35,7 +35,7 @@ type day struct {
 
 func newDay(f *fill, crm, market, report *pgx.Conn, onErased func(int64, time.Time)) *day {
 	d := &day{
-		r:    rand.New(rand.NewPCG(seed, 2)), //nolint:gosec // reproducible, not secret
+		r:    rand.New(rand.NewPCG(seed, 2)),
 		fill: f, crm: crm, market: market, report: report, erased: map[int64]bool{}, onErased: onErased,
 	}
 	for i := range f.people {

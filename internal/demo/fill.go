@@ -171,6 +171,11 @@ func (f *fill) crm(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
+	return moveSequences(ctx, conn)
+}
+
+// moveSequences makes the application go on behind the ids that the filling has given.
+func moveSequences(ctx context.Context, conn *pgx.Conn) error {
 	for _, table := range []string{"customer.customer_id", "customer_email.email_id", "customer_phone.phone_id"} {
 		name, column := pgx.Identifier{table[:len(table)-len(columnOf(table))-1]}.Sanitize(), columnOf(table)
 		sql := fmt.Sprintf("select setval(pg_get_serial_sequence('%s', '%s'), (select max(%s) from %s))", name, column, column, name)
