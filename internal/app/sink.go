@@ -111,8 +111,6 @@ func newPool(ctx context.Context, server *config.PostgresServer, n int32) (*pgxp
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = "lethe"
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
-	// A worker that is frozen in the middle of a transaction holds the rows of its partitions until the server ends it.
-	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60s"
 	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
