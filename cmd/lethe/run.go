@@ -106,5 +106,6 @@ func newLogger(w io.Writer, format, level string) (zerolog.Logger, error) {
 	if format == "console" {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: os.Getenv("NO_COLOR") != ""}
 	}
-	return zerolog.New(w).Level(parsed).With().Timestamp().Logger(), nil
+	// Roles log at once, and a writer need not bear that.
+	return zerolog.New(zerolog.SyncWriter(w)).Level(parsed).With().Timestamp().Logger(), nil
 }
