@@ -86,7 +86,9 @@ func TestEventsTopicMadeAnew(t *testing.T) {
 	p.finish()
 	w.followed(within)
 	lethe.terminate(10 * time.Second)
-	admin := kafka.Client{Addr: kafka.TCP(w.kafka.Brokers()...)}
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	admin := kafka.Client{Addr: kafka.TCP(w.kafka.Brokers()...), Transport: transport}
 	if _, err := admin.DeleteTopics(w.ctx, &kafka.DeleteTopicsRequest{Topics: []string{w.name + ".events"}}); err != nil {
 		t.Fatal(err)
 	}
