@@ -228,9 +228,17 @@ func (e *effects) queueAgain(b *pgx.Batch, list []*subject) {
 
 // lockPersons finds the persons that the subjects are, again: rows may have come and gone since phase 1.
 func (m *Mapping) lockPersons(ctx context.Context, tx pgx.Tx, list []*subject) error {
+	return m.eachPerson(ctx, tx, list, " FOR UPDATE OF t", func(s *subject, key string) {
+		s.effect.matched = true
+		s.effect.persons = append(s.effect.persons, key)
+	})
+}
+
+// eachPerson tells the persons (person.key in text form) that the subjects' CRM keys lead to now.
+func (m *Mapping) eachPerson(ctx context.Context, tx pgx.Tx, list []*subject, lock string, tell func(s *subject, key string)) error {
 	s := &statement{}
 	who := s.who(m, list)
-	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t") + " FOR UPDATE OF t")
+	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t") + lock)
 	rows, err := tx.Query(ctx, s.String(), s.args...)
 	if err != nil {
 		return err
@@ -242,8 +250,7 @@ func (m *Mapping) lockPersons(ctx context.Context, tx pgx.Tx, list []*subject) e
 		if err := rows.Scan(&i, &key); err != nil {
 			return err
 		}
-		list[i].effect.matched = true
-		list[i].effect.persons = append(list[i].effect.persons, key)
+		tell(list[i], key)
 	}
 	return rows.Err()
 }

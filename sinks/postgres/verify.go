@@ -133,23 +133,7 @@ func (p *personKeys) from(s *statement) string {
 
 // addPersons looks up the persons that the subjects' CRM keys lead to now: a row that came back counts too.
 func (m *Mapping) addPersons(ctx context.Context, tx pgx.Tx, list []*subject, into *personKeys, place func(*subject) int) error {
-	s := &statement{}
-	who := s.who(m, list)
-	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t"))
-	rows, err := tx.Query(ctx, s.String(), s.args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var i int32
-		var key string
-		if err := rows.Scan(&i, &key); err != nil {
-			return err
-		}
-		into.add(place(list[i]), key)
-	}
-	return rows.Err()
+	return m.eachPerson(ctx, tx, list, "", func(s *subject, key string) { into.add(place(s), key) })
 }
 
 // owns returns the condition that a row of a table (alias t) belongs to a person of w.
