@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"lethe/capture"
 	"lethe/schema"
 	"lethe/sinks"
+	sinkskafka "lethe/sinks/kafka"
 )
 
 // checker holds the invariants of FAULTS 1.2 (I1 to I10) against what happens. What needs the topics is noted with their
@@ -153,7 +155,7 @@ func (m *monitor) look(ready bool, at int64, behind bool) bool {
 }
 
 // watch looks at every living process, every few seconds.
-func (c *checker) watch() {
+func (c *checker) watch(ctx context.Context) {
 	last := c.s.crm.last()
 	for _, p := range c.s.living() {
 		if p.isFrozen() {
@@ -165,7 +167,7 @@ func (c *checker) watch() {
 		}
 	}
 	for _, r := range c.s.replicas {
-		c.watchReplica(r)
+		c.watchReplica(ctx, r)
 	}
 }
 
@@ -184,7 +186,7 @@ func (c *checker) watchCapture(p *process, last capture.Position) {
 }
 
 // watchReplica looks at the workers of one replica together: which of them has a partition is theirs to know.
-func (c *checker) watchReplica(r *site) {
+func (c *checker) watchReplica(ctx context.Context, r *site) {
 	ready := true
 	workers := 0
 	for _, p := range c.s.living() {
@@ -204,7 +206,8 @@ func (c *checker) watchReplica(r *site) {
 	for i := range ends {
 		at := r.db.place(int32(i))
 		if r.monitors[i].look(ready && workers > 0, at, at < ends[i]) {
-			c.fail("I8: replica %s is ready and silent: partition %d is at %d of %d", r.db.name, i, at, ends[i])
+			c.fail("I8: replica %s is ready and silent: partition %d is at %d of %d; %s", r.db.name, i, at, ends[i],
+				c.s.owners(ctx, sinkskafka.GroupName("lethe", r.db.name), i))
 			r.monitors[i] = monitor{}
 		}
 	}

@@ -39,6 +39,7 @@ type process struct {
 	ended  chan struct{} // Run has returned
 	err    error         // of Run
 	gone   atomic.Bool
+	killed atomic.Int64 // when, in nanoseconds since 1970; 0: it was not
 	stops  atomic.Bool
 
 	mu       sync.Mutex
@@ -93,6 +94,7 @@ func (p *process) kill(why string) {
 	if p.gone.Swap(true) {
 		return
 	}
+	p.killed.Store(time.Now().UnixNano())
 	p.s.tracef("%s: KILLED %s", p.name, why)
 	p.s.net.Cut(p.name)
 	p.s.slot.release(p, p.s.between(0, 30*time.Second))

@@ -237,12 +237,15 @@ func (s *simulation) work(ctx context.Context) {
 
 // watch looks at the processes as an operator's monitoring does.
 func (s *simulation) watch(ctx context.Context) {
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(5 * time.Second):
-			s.check.watch()
+			s.check.watch(ctx)
+			if n%3 == 0 {
+				s.expire(ctx)
+			}
 		}
 	}
 }
