@@ -101,7 +101,7 @@ func (e *env) dropSlot(tb testing.TB) {
 func (e *env) awaitInactive(tb testing.TB) {
 	tb.Helper()
 	testenv.Eventually(tb, 30*time.Second, func() error {
-		if e.query(tb, fmt.Sprintf("SELECT active::text FROM pg_replication_slots WHERE slot_name = '%s'", e.db)) == "true" {
+		if e.query(tb, fmt.Sprintf("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = '%s' AND active", e.db)) != "0" {
 			return fmt.Errorf("slot %s is active", e.db)
 		}
 		return nil

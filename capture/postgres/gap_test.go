@@ -81,6 +81,7 @@ func (e *env) halt(tb testing.TB, r *capturetest.Reading) {
 func (e *env) wantGap(tb testing.TB, from *capture.Checkpoint, cause string) {
 	tb.Helper()
 	wantGap(tb, e.source(tb), from, cause)
+	e.awaitInactive(tb) // the server notices only some time later that its client is gone
 }
 
 func wantGap(tb testing.TB, src *postgres.Source, from *capture.Checkpoint, cause string) {

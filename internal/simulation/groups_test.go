@@ -16,21 +16,40 @@ import (
 const sessionTimeout = 15 * time.Second
 
 // expire does what the fake broker leaves undone: it starts no session timer for a member whose connection broke while it
-// waited for the answer to JoinGroup, so that partitions given to a process that was killed there stay with it until the
-// next rebalance. A real broker starts the timer of every member when it answers.
+// waited for the answer to JoinGroup, so that the partitions given to it stay with it until the next rebalance. A real
+// broker starts the timer of every member when it answers. Such a member's process was killed, or has joined again since.
 func (s *simulation) expire(ctx context.Context) {
 	client := s.admin.Client()
 	for _, r := range s.replicas {
 		group := sinkskafka.GroupName("lethe", r.db.name)
-		for _, m := range s.members(ctx, group) {
-			if !s.deadSince(m.ClientID, sessionTimeout) {
-				continue
+		members := s.members(ctx, group)
+		seen := make(map[string]time.Time, len(members))
+		newest := map[string]time.Time{} // by process
+		count := map[string]int{}        // of those
+		for _, m := range members {
+			first, known := r.members[m.MemberID]
+			if !known {
+				first = time.Now()
 			}
-			s.tracef("group %s: %s expires", group, m.ClientID)
-			// An error needs no care: the next round says the same.
-			_, _ = client.LeaveGroup(ctx, &kafkago.LeaveGroupRequest{
-				Addr: client.Addr, GroupID: group, Members: []kafkago.LeaveGroupRequestMember{{ID: m.MemberID}},
-			})
+			seen[m.MemberID] = first
+			switch at := newest[m.ClientID]; {
+			case first.After(at):
+				newest[m.ClientID], count[m.ClientID] = first, 1
+			case first.Equal(at):
+				count[m.ClientID]++ // which of them lives cannot be told: it will join again
+			}
+		}
+		r.members = seen
+		for _, m := range members {
+			at := newest[m.ClientID]
+			double := seen[m.MemberID].Before(at) || count[m.ClientID] > 1
+			if double && time.Since(at) >= sessionTimeout || s.deadSince(m.ClientID, sessionTimeout) {
+				s.tracef("group %s: a member of %s expires", group, m.ClientID)
+				// An error needs no care: the next round says the same.
+				_, _ = client.LeaveGroup(ctx, &kafkago.LeaveGroupRequest{
+					Addr: client.Addr, GroupID: group, Members: []kafkago.LeaveGroupRequestMember{{ID: m.MemberID}},
+				})
+			}
 		}
 	}
 }

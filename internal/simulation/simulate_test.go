@@ -104,6 +104,7 @@ type simulation struct {
 type site struct {
 	db       *database
 	monitors []monitor
+	members  map[string]time.Time // of its group, when each was first seen
 	backup   *ledger
 }
 
