@@ -93,15 +93,6 @@ func (p *PostgresServer) decode(it item) {
 	}, "dsn: for example postgres://lethe@host:5432/database?sslmode=verify-full")
 }
 
-func (m *MySQLServer) decode(it item) {
-	password, passwordFile := it.d.secret(&m.Password)
-	it.fields(map[string]func(item){
-		"dsn":           reader(&m.DSN, parseMySQLDSN),
-		"password":      password,
-		"password_file": passwordFile,
-	}, "dsn: for example lethe@tcp(host:3306)/database?tls=true")
-}
-
 // has reports whether a section holds a key.
 func (it item) has(key string) bool {
 	for i := 0; i+1 < len(it.n.Content); i += 2 {

@@ -62,7 +62,7 @@ type SchemaRegistry struct{ URL string }
 // Source is the primary database. Exactly one of Postgres and MySQL is set.
 type Source struct {
 	Postgres *PostgresSource
-	MySQL    *MySQLServer // later version
+	MySQL    *MySQLSource
 	Subject  Subject
 	Request  *Request // later version
 	Erased   Erased
@@ -79,12 +79,6 @@ type PostgresSource struct {
 	Slot           string // default lethe
 	Publication    string // default lethe
 	MaxRetainedWAL int64  // bytes; Lethe's alarm below max_slot_wal_keep_size; default 10GB
-}
-
-// MySQLServer is a MySQL or MariaDB server.
-type MySQLServer struct {
-	DSN      string
-	Password Secret
 }
 
 // Subject says where the people are.
@@ -223,6 +217,7 @@ type PostgresServer struct {
 type Login struct {
 	DSN      string
 	Password Secret
+	CAFile   string // of a MySQL or MariaDB server; see MySQLSource
 }
 
 // VerifyServer is what reading back connects to: the login of Verify where there is one, else p itself.

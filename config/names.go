@@ -65,7 +65,7 @@ func parseColumn(s string) (string, error) {
 func parseSourceTable(s string) (string, error) {
 	schema, table, found := strings.Cut(s, ".")
 	if !found {
-		return "", fmt.Errorf("%s must be schema.table, for example public.%s", strconv.Quote(s), s)
+		return "", fmt.Errorf("%s must be schema.table (database.table on MySQL), for example public.%s", strconv.Quote(s), s)
 	}
 	return parseTableParts(s, schema, table)
 }
@@ -198,19 +198,6 @@ func parsePostgresDSN(s string) (string, error) {
 	}
 	if keywordPassword.MatchString(s) {
 		return "", errPassword
-	}
-	return s, nil
-}
-
-var mysqlForm = regexp.MustCompile(`^(?s)(?:(?P<user>[^@/]*)@)?[a-z]+(?:\([^)]*\))?/`)
-
-// parseMySQLDSN accepts user@tcp(host:port)/database?params, without a password in it.
-func parseMySQLDSN(s string) (string, error) {
-	if at := strings.LastIndex(s, "@"); at >= 0 && strings.Contains(s[:at], ":") {
-		return "", errPassword
-	}
-	if !mysqlForm.MatchString(s) {
-		return "", errors.New("is no DSN; write user@tcp(host:3306)/database?tls=true")
 	}
 	return s, nil
 }

@@ -13,7 +13,7 @@ func (s *Source) decode(it item) {
 			s.Postgres.decode(it)
 		},
 		"mysql": func(it item) {
-			s.MySQL = &MySQLServer{}
+			s.MySQL = &MySQLSource{}
 			s.MySQL.decode(it)
 		},
 		"subject": func(it item) {

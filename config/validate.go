@@ -44,6 +44,14 @@ func (v *validator) run() {
 			}
 			dsns[key] = name
 		}
+		if m := r.MySQL; m != nil && m.DSN != "" {
+			key := m.DSN + "\x00" + m.Prefix
+			if other, twice := dsns[key]; twice {
+				v.fault(at("replicas", name, "mysql", "dsn"), "give each its own database, or its own prefix for Lethe's tables",
+					"is the same database as replica %s, with the same prefix for Lethe's tables", other)
+			}
+			dsns[key] = name
+		}
 	}
 }
 
