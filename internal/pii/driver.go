@@ -3,6 +3,7 @@ package pii
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	binlog "github.com/go-mysql-org/go-mysql/mysql"
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/segmentio/kafka-go"
@@ -33,7 +36,7 @@ func (e *Error) Error() string { return e.text }
 // Unwrap gives the parts that are safe to look at.
 func (e *Error) Unwrap() []error { return e.safe }
 
-// Code is an SQLSTATE, kafka_N, errno_N, dns, canceled, deadline_exceeded, eof, timeout, or other.
+// Code is an SQLSTATE (of PostgreSQL), mysql_N, kafka_N, errno_N, dns, canceled, deadline_exceeded, eof, timeout, or other.
 func (e *Error) Code() string { return e.code }
 
 // Timeout and Temporary make a net.Error of it.
@@ -67,7 +70,7 @@ func DriverError(err error) error {
 	r := reduction{}
 	r.walk(err)
 	var t interface{ Timeout() bool }
-	e := &Error{code: r.code, safe: r.safe, retry: pgconn.SafeToRetry(err), timeout: errors.As(err, &t) && t.Timeout()}
+	e := &Error{code: r.code, safe: r.safe, retry: pgconn.SafeToRetry(err) || errors.Is(err, driver.ErrBadConn), timeout: errors.As(err, &t) && t.Timeout()}
 	switch {
 	case e.code == "" && e.timeout:
 		e.code = "timeout"
@@ -116,6 +119,12 @@ func (r *reduction) look(err error) {
 	case *pgconn.PgError:
 		code, text := sqlState(x.Code)
 		r.note(4, code, "PostgreSQL "+text, nil)
+	case *mysql.MySQLError:
+		code, text := mysqlCode(x.Number, string(x.SQLState[:]))
+		r.note(4, code, text, nil)
+	case *binlog.MyError:
+		code, text := mysqlCode(x.Code, x.State)
+		r.note(4, code, text, nil)
 	case kafka.Error:
 		r.note(3, fmt.Sprintf("kafka_%d", int(x)), fmt.Sprintf("Kafka %d %s", int(x), x.Title()), x)
 	case syscall.Errno:
@@ -180,7 +189,7 @@ func (r *reduction) note(rank int, code, text string, safe error) {
 // plain are the types that say nothing by their name.
 var plain = map[string]bool{
 	"*fmt.wrapError": true, "*fmt.wrapErrors": true, "*errors.errorString": true, "*errors.joinError": true, "kafka.WriteErrors": true,
-	"*os.SyscallError": true, "*pgconn.perDialConnectError": true, "*pgconn.errTimeout": true,
+	"*os.SyscallError": true, "*errors.withStack": true, "*errors.withMessage": true, "*errors.fundamental": true, "*pgconn.perDialConnectError": true, "*pgconn.errTimeout": true,
 }
 
 // sentinels are values whose text is fixed.
@@ -203,8 +212,10 @@ var sentinels = []struct {
 	{kafka.ErrGenerationEnded, "generation_ended"},
 }
 
+var allSentinels = slices.Concat(sentinels, mysqlSentinels)
+
 func sentinel(err error) (code string, ok bool) {
-	for _, s := range sentinels {
+	for _, s := range allSentinels {
 		if err == s.err { //nolint:errorlint // the value itself: what wraps it may say more
 			return s.code, true
 		}

@@ -40,7 +40,7 @@ var classes = map[string]string{
 	"3B": "savepoint exception", "3D": "invalid catalog name", "3F": "invalid schema name", "40": "transaction rollback",
 	"42": "syntax error or access rule violation", "44": "WITH CHECK OPTION violation", "53": "insufficient resources",
 	"54": "program limit exceeded", "55": "object not in prerequisite state", "57": "operator intervention", "58": "system error",
-	"F0": "configuration file error", "HV": "foreign data wrapper error", "P0": "PL/pgSQL error", "XX": "internal error",
+	"70": "interrupted", "F0": "configuration file error", "HY": "general error", "HV": "foreign data wrapper error", "P0": "PL/pgSQL error", "XX": "internal error",
 }
 
 // conditions are the names that an operator meets.
