@@ -142,13 +142,14 @@ const sqlMovePlaces = `
 
 // sqlSettings bounds the transaction, and says how to plan: once, and by look-ups in indexes. A plan is kept as long as
 // its connection, and the ledger tables are empty when the first one is made: reading all of them looks cheapest then, and
-// would go on when they hold millions.
+// would go on when they hold millions. No subject comes twice in a batch, so that remembering look-ups only costs.
 const sqlSettings = `
 	SELECT now(), set_config('lock_timeout', $1, true) || set_config('statement_timeout', $2, true) ||
 		set_config('plan_cache_mode', 'force_generic_plan', true) || set_config('jit', 'off', true) || ` + lookUps
 
 const lookUps = `set_config('enable_seqscan', 'off', true) || set_config('enable_hashjoin', 'off', true) ||
-	set_config('enable_mergejoin', 'off', true) || set_config('enable_bitmapscan', 'off', true)`
+	set_config('enable_mergejoin', 'off', true) || set_config('enable_bitmapscan', 'off', true) ||
+	set_config('enable_memoize', 'off', true)`
 
 // The mapped tables may lack the index (Check warns): then one look-up would read the whole table, and the planner is let
 // free for them.
