@@ -192,7 +192,7 @@ func (c *Core) CaseReceipt(x *OpenedCase, state schema.ReceiptState, attempt int
 }
 
 // foundWords are the state, reason and evidence of receipts about a subject whose row has appeared.
-func (c *Core) foundWords(done schema.ReceiptState) (schema.ReceiptState, string, schema.Evidence) {
+func (c *Core) foundWords(done schema.ReceiptState) (schema.ReceiptState, string, schema.EvidenceLevel) {
 	if c.Config.Mode == ModeObserve {
 		return schema.ReceiptPlanned, ReasonObserve, schema.EvidenceAttempted
 	}
