@@ -81,7 +81,9 @@ func ConstJSON(v any) string {
 // LooksPersonal recognises column names that usually hold what names, reaches or describes a person. It reads names
 // only, in English and French; it is meant to find what a mapping forgot, so it would rather name one too many: a column
 // that is harmless is mapped with what it should become, or kept out of the table.
-var LooksPersonal = regexp.MustCompile(`(?i)(^|_)(` +
+func LooksPersonal(column string) bool { return looksPersonal.MatchString(column) }
+
+var looksPersonal = regexp.MustCompile(`(?i)(^|_)(` +
 	`(first|last|full|middle|given|family|maiden|birth|nick|display|holder|user|contact)_?names?|names?|surname|prenom|nom|` +
 	`e?_?mails?|courriel|phones?|tel|telephone|mobile|fax|` +
 	`addr(ess)?[0-9]*|adresse|address_?line[0-9]*|line_?[0-9]|street|rue|zip|zip_?code|post_?code|postal_?code|code_?postal|` +
