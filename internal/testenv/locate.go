@@ -106,6 +106,32 @@ func PostgresBin(version int) (string, error) {
 	return "", fmt.Errorf("PostgreSQL %d: %w", version, ErrMissing)
 }
 
+// MySQLLinker is the dynamic linker in the folder lib of a server's tree.
+const MySQLLinker = "ld.so"
+
+// mysqlServers are the programs of the flavors, in the folder bin of a tree.
+var mysqlServers = map[string]string{MariaDB: "mariadbd", MySQLServer: "mysqld"}
+
+// MySQLCache returns the folder in the cache where testdeps puts a flavor's
+// server, MariaDB or MySQLServer, with the libraries that it needs.
+func MySQLCache(flavor string) string {
+	return filepath.Join(CacheDir(), map[string]string{MariaDB: "mariadb", MySQLServer: "mysql-9"}[flavor])
+}
+
+// MySQLTree returns the folder that holds a flavor's server: bin, lib, share
+// and plugin.
+func MySQLTree(flavor string) (string, error) {
+	name := mysqlServers[flavor]
+	if name == "" {
+		return "", fmt.Errorf("finding a server: no flavor is called %q", flavor)
+	}
+	dir := MySQLCache(flavor)
+	if !isFile(filepath.Join(dir, "bin", name)) || !isFile(filepath.Join(dir, "lib", MySQLLinker)) {
+		return "", fmt.Errorf("%s: %w", mysqlTitles[flavor], ErrMissing)
+	}
+	return dir, nil
+}
+
 // KafkaLibs returns the folder that holds Kafka's jars.
 func KafkaLibs() (string, error) {
 	dir := KafkaCache()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strconv"
@@ -17,9 +18,11 @@ import (
 // The variables by which one run of many test binaries shares its servers; set
 // by internal/tools/testservers.
 const (
-	EnvPostgres15 = "LETHE_TEST_PG15"  // postgres://postgres@127.0.0.1:PORT
-	EnvPostgres18 = "LETHE_TEST_PG18"  // likewise
-	EnvKafka      = "LETHE_TEST_KAFKA" // brokers, host:port, comma-separated
+	EnvPostgres15 = "LETHE_TEST_PG15"    // postgres://postgres@127.0.0.1:PORT
+	EnvPostgres18 = "LETHE_TEST_PG18"    // likewise
+	EnvMariaDB    = "LETHE_TEST_MARIADB" // host:port, where root needs no password
+	EnvMySQL      = "LETHE_TEST_MYSQL"   // likewise
+	EnvKafka      = "LETHE_TEST_KAFKA"   // brokers, host:port, comma-separated
 )
 
 // servers are those that the tests of this process share. The lock is held
@@ -27,6 +30,7 @@ const (
 var servers struct {
 	sync.Mutex
 	postgres map[int]*Postgres
+	mysql    map[string]*MySQL // by flavor
 	kafka    *Kafka
 	closing  []func() error
 }
@@ -91,6 +95,56 @@ func sharedPostgres(version int) (*Postgres, error) {
 	return p, nil
 }
 
+// SharedMySQL returns the server of a flavor, MariaDB or MySQLServer, that all
+// tests share: the one that the environment names, or one that is started now
+// and stopped by Main. It refuses to be stopped, killed or paused. Its binary
+// log holds what all tests do, so who reads it must ask for a database of its
+// own; who purges it needs a private server.
+func SharedMySQL(tb testing.TB, flavor string) *MySQL {
+	tb.Helper()
+	servers.Lock()
+	defer servers.Unlock()
+	if m := servers.mysql[flavor]; m != nil {
+		return m
+	}
+	m, err := sharedMySQL(flavor)
+	if err != nil {
+		skipOrFail(tb, err)
+	}
+	if servers.mysql == nil {
+		servers.mysql = map[string]*MySQL{}
+	}
+	servers.mysql[flavor] = m
+	return m
+}
+
+func sharedMySQL(flavor string) (*MySQL, error) {
+	name := map[string]string{MariaDB: EnvMariaDB, MySQLServer: EnvMySQL}[flavor]
+	if name == "" {
+		return nil, fmt.Errorf("sharing a server: no flavor is called %q", flavor)
+	}
+	addr := os.Getenv(name)
+	if addr == "" {
+		m, err := StartMySQL(context.Background(), MySQLOptions{Flavor: flavor})
+		if err != nil {
+			return nil, err
+		}
+		m.run.share(true)
+		return m, nil
+	}
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil || host != "127.0.0.1" {
+		return nil, fmt.Errorf("reading %s: want 127.0.0.1:PORT", name)
+	}
+	m := &MySQL{Port: port, flavor: flavor}
+	m.run.share(true)
+	return m, nil
+}
+
 // SharedKafka returns the broker that all tests share: the one that the
 // environment names, or one that is started now and stopped by Main. It
 // refuses to be stopped, killed or paused. Topics and groups need names of
@@ -147,10 +201,16 @@ func closeShared() error {
 			errs = append(errs, p.Close())
 		}
 	}
+	for _, m := range servers.mysql {
+		if m.Dir != "" {
+			m.run.share(false)
+			errs = append(errs, m.Close())
+		}
+	}
 	if k := servers.kafka; k != nil && k.Dir != "" {
 		k.run.share(false)
 		errs = append(errs, k.Close())
 	}
-	servers.postgres, servers.kafka, servers.closing = nil, nil, nil
+	servers.postgres, servers.mysql, servers.kafka, servers.closing = nil, nil, nil, nil
 	return errors.Join(errs...)
 }

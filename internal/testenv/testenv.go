@@ -1,5 +1,6 @@
-// Package testenv starts real servers for tests and benchmarks: PostgreSQL and
-// Apache Kafka, on free ports of the loopback interface, in temporary folders.
+// Package testenv starts real servers for tests and benchmarks: PostgreSQL,
+// MariaDB, MySQL and Apache Kafka, on free ports of the loopback interface, in
+// temporary folders.
 //
 // Tests that only use a server share one per kind:
 //
@@ -12,7 +13,7 @@
 //	}
 //
 // Tests that kill, pause or reconfigure a server start one of their own with
-// NewPostgres or NewKafka.
+// NewPostgres, NewMySQL or NewKafka.
 //
 // Every server dies with the process that started it, on Linux even when that
 // process is killed by SIGKILL. What the servers need is installed by
@@ -132,6 +133,14 @@ func FreePort() (int, error) {
 func RequirePostgres(tb testing.TB, version int) {
 	tb.Helper()
 	if _, err := PostgresBin(version); err != nil {
+		skipOrFail(tb, err)
+	}
+}
+
+// RequireMySQL does the same for a flavor of MySQL.
+func RequireMySQL(tb testing.TB, flavor string) {
+	tb.Helper()
+	if _, err := MySQLTree(flavor); err != nil {
 		skipOrFail(tb, err)
 	}
 }

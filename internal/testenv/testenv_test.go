@@ -18,8 +18,8 @@ import (
 	"lethe/internal/testenv"
 )
 
-// envOwner makes the test binary a process that starts a server, prints its
-// folder and pid, and waits to be killed.
+// envOwner makes the test binary a process that starts a server, postgres or a
+// flavor of MySQL, prints its pid and folder, and waits to be killed.
 const envOwner = "TESTENV_OWNER"
 
 func TestMain(m *testing.M) {
@@ -30,12 +30,28 @@ func TestMain(m *testing.M) {
 }
 
 func own() {
-	p, err := testenv.StartPostgres(context.Background(), testenv.Options{})
+	var (
+		pid int
+		dir string
+		err error
+	)
+	switch flavor := os.Getenv(envOwner); flavor {
+	case "postgres":
+		var p *testenv.Postgres
+		if p, err = testenv.StartPostgres(context.Background(), testenv.Options{}); err == nil {
+			pid, dir = p.PID(), p.Dir
+		}
+	default:
+		var m *testenv.MySQL
+		if m, err = testenv.StartMySQL(context.Background(), testenv.MySQLOptions{Flavor: flavor}); err == nil {
+			pid, dir = m.PID(), m.Dir
+		}
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Fprintln(os.Stdout, p.PID(), p.Dir)
+	fmt.Fprintln(os.Stdout, pid, dir)
 	select {}
 }
 
@@ -249,11 +265,23 @@ func TestSharedServersCannotBeTakenAway(t *testing.T) {
 
 func TestServersDieWithTheirOwner(t *testing.T) {
 	t.Parallel()
-	if _, err := testenv.PostgresBin(15); err != nil {
-		testenv.SharedPostgres(t, 15) // skips or fails
-	}
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		testenv.RequirePostgres(t, 15)
+		diesWithOwner(t, "postgres")
+	})
+	flavors(t, func(t *testing.T, flavor string) {
+		testenv.RequireMySQL(t, flavor)
+		diesWithOwner(t, flavor)
+	})
+}
+
+// diesWithOwner starts a server in another process, kills that, and waits for
+// the server to be gone.
+func diesWithOwner(t *testing.T, kind string) {
+	t.Helper()
 	owner := exec.Command(os.Args[0])
-	owner.Env = append(os.Environ(), envOwner+"=1")
+	owner.Env = append(os.Environ(), envOwner+"="+kind)
 	owner.Stderr = os.Stderr
 	out, err := owner.StdoutPipe()
 	if err != nil {
@@ -278,7 +306,7 @@ func TestServersDieWithTheirOwner(t *testing.T) {
 	testenv.Eventually(t, 10*time.Second, func() error {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err == nil && !strings.Contains(string(stat), ") Z ") {
-			return fmt.Errorf("postmaster %d outlives its owner", pid)
+			return fmt.Errorf("server %d outlives its owner", pid)
 		}
 		return nil
 	})

@@ -22,12 +22,7 @@ func aptInstall(ctx context.Context, names ...string) error {
 	if err != nil {
 		return err
 	}
-	aptUpdate.Do(func() {
-		say("updating the package lists")
-		if err := run1(ctx, apt[0], append(apt[1:], "update", "-qq")...); err != nil {
-			say("%v", err)
-		}
-	})
+	updateLists(ctx)
 	for _, name := range names {
 		out, err := exec.CommandContext(ctx, "apt-cache", "policy", name).Output()
 		if err != nil || !strings.Contains(string(out), "Candidate: ") || strings.Contains(string(out), "Candidate: (none)") {
@@ -40,6 +35,20 @@ func aptInstall(ctx context.Context, names ...string) error {
 }
 
 var aptUpdate sync.Once
+
+// updateLists gets the lists of packages anew, once, where we may.
+func updateLists(ctx context.Context) {
+	apt, err := aptGet()
+	if err != nil {
+		return
+	}
+	aptUpdate.Do(func() {
+		say("updating the package lists")
+		if err := run1(ctx, apt[0], append(apt[1:], "update", "-qq")...); err != nil {
+			say("%v", err)
+		}
+	})
+}
 
 // aptGet returns the command that installs packages, with sudo where that asks
 // for no password.

@@ -1,9 +1,11 @@
-// Command testservers runs a command with one PostgreSQL 15, one PostgreSQL 18
-// and one Kafka that all tests below it share:
+// Command testservers runs a command with one PostgreSQL 15, one PostgreSQL 18,
+// one MariaDB, one MySQL and one Kafka that all tests below it share:
 //
 //	go run ./internal/tools/testservers -- go test ./...
 //
-// It ends with the command's exit code. The servers never outlive it.
+// It ends with the command's exit code. The servers never outlive it. What is
+// not installed is named in its last lines, so that skipped tests do not look
+// like passed ones.
 package main
 
 import (
@@ -53,19 +55,29 @@ func run(args []string) (int, error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	env, started, err := start(ctx)
+	up, err := start(ctx)
 	code := 1
 	if err == nil {
-		code, err = command(ctx, args, env)
+		code, err = command(ctx, args, up.env)
 	}
-	for _, s := range started {
+	for _, s := range up.started {
 		err = errors.Join(err, s.Close())
+	}
+	for _, m := range up.missing {
+		fmt.Fprintln(os.Stderr, "testservers: tests were skipped or failed for want of", m)
 	}
 	return code, err
 }
 
-// start starts all servers at once and returns the variables that name them.
-func start(ctx context.Context) (env []string, started []closer, err error) {
+// servers are what was started.
+type servers struct {
+	env     []string // the variables that name them
+	started []closer
+	missing []error
+}
+
+// start starts all servers at once.
+func start(ctx context.Context) (up servers, err error) {
 	var (
 		mu   sync.Mutex
 		wg   sync.WaitGroup
@@ -78,12 +90,12 @@ func start(ctx context.Context) (env []string, started []closer, err error) {
 			defer mu.Unlock()
 			switch {
 			case errors.Is(err, testenv.ErrMissing):
-				fmt.Fprintln(os.Stderr, "testservers: going on without", err)
+				up.missing = append(up.missing, err)
 			case err != nil:
 				errs = append(errs, err)
 			default:
-				started = append(started, s)
-				env = append(env, variable)
+				up.started = append(up.started, s)
+				up.env = append(up.env, variable)
 			}
 		})
 	}
@@ -96,6 +108,15 @@ func start(ctx context.Context) (env []string, started []closer, err error) {
 			return p, fmt.Sprintf("%s=postgres://%s@127.0.0.1:%d", name, p.Superuser(), p.Port), nil
 		})
 	}
+	for flavor, name := range map[string]string{testenv.MariaDB: testenv.EnvMariaDB, testenv.MySQLServer: testenv.EnvMySQL} {
+		launch(func() (closer, string, error) {
+			m, err := testenv.StartMySQL(ctx, testenv.MySQLOptions{Flavor: flavor})
+			if err != nil {
+				return nil, "", err
+			}
+			return m, name + "=" + m.Addr(), nil
+		})
+	}
 	launch(func() (closer, string, error) {
 		k, err := testenv.StartKafka(ctx, testenv.KafkaOptions{})
 		if err != nil {
@@ -104,7 +125,7 @@ func start(ctx context.Context) (env []string, started []closer, err error) {
 		return k, testenv.EnvKafka + "=" + strings.Join(k.Brokers(), ","), nil
 	})
 	wg.Wait()
-	return env, started, errors.Join(errs...)
+	return up, errors.Join(errs...)
 }
 
 // command runs the command. A signal to us reaches it as an interrupt, so that
