@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,9 +12,7 @@ import (
 	"lethe/capture"
 	"lethe/capture/checkpoint"
 	capturekafka "lethe/capture/kafka"
-	capturepg "lethe/capture/postgres"
 	"lethe/capture/rules"
-	"lethe/config"
 	"lethe/internal/admin"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
@@ -25,48 +21,17 @@ import (
 
 // captureRole tails the source and publishes.
 type captureRole struct {
-	source   *capturepg.Source
+	source   source
+	limit    string // name of the setting that bounds the log held back
 	pipeline *capture.Pipeline
 	log      zerolog.Logger
 
 	mu    sync.Mutex
-	alarm error // what the watch of the slot found last
+	alarm error // what the watch of the log found last
 }
 
-// watchEvery is how often the slot and the publication are looked at; it costs the server a few milliseconds.
+// watchEvery is how often the log is looked at: slot and publication, binlog and settings. It costs the server a few milliseconds.
 const watchEvery = 10 * time.Second
-
-// SourceOptions says how the source of a config is read; the mapping's needs are compiled on the way.
-func SourceOptions(cfg *config.Config) (capturepg.Options, error) {
-	needs, err := sourceNeeds(&cfg.Source)
-	if err != nil {
-		return capturepg.Options{}, err
-	}
-	pg := cfg.Source.Postgres
-	return capturepg.Options{
-		DSN: pg.DSN, Password: pg.Password, Slot: pg.Slot, Publication: pg.Publication, MaxRetainedWAL: pg.MaxRetainedWAL, Needs: needs,
-	}, nil
-}
-
-// sourceNeeds says what the rules need of the log, in the terms of capture/postgres.
-func sourceNeeds(cfg *config.Source) (map[string]capturepg.TableNeeds, error) {
-	byTable, err := rules.Needs(cfg)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]capturepg.TableNeeds, len(byTable))
-	for table, n := range byTable {
-		needs := capturepg.TableNeeds{
-			Columns: n.Columns, OldColumns: n.OldColumns, SubjectColumns: n.SubjectColumns, ReadsDelete: n.ReadsDelete,
-		}
-		if t := cfg.Tables[table]; t != nil {
-			needs.Mapped = append(slices.Clone(t.Erase), slices.Sorted(maps.Keys(t.State))...)
-			needs.Optional = t.Optional
-		}
-		out[table] = needs
-	}
-	return out, nil
-}
 
 func (a *App) newCaptureRole(context.Context) (role, error) {
 	log := a.log.With().Str("role", RoleCapture).Logger()
@@ -74,12 +39,11 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	options, err := SourceOptions(a.cfg)
+	server, err := sourceOf(a.cfg)
 	if err != nil {
 		return nil, err
 	}
-	options.Log, options.Registerer = log, a.registry
-	source, err := capturepg.New(options)
+	source, err := server.open(log, a.registry)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +71,7 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &captureRole{source: source, pipeline: pipeline, log: log}, nil
+	return &captureRole{source: source, limit: server.limit(), pipeline: pipeline, log: log}, nil
 }
 
 func (r *captureRole) name() string { return RoleCapture }
@@ -124,8 +88,8 @@ func (r *captureRole) run(ctx context.Context) error {
 	return errors.Join(err, r.source.Close(bound))
 }
 
-// watch looks after the slot: a slot that is lost, or a publication that was edited, loses erasures without an error in
-// the stream.
+// watch looks after the log: a slot or a binlog that is lost, or a publication that was edited, loses erasures without an
+// error in the stream.
 func (r *captureRole) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -135,15 +99,15 @@ func (r *captureRole) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		slot, err := r.source.Watch(ctx)
+		status, err := r.source.Watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if gap := (*capture.GapError)(nil); errors.As(err, &gap) {
 			r.pipeline.Report(gap)
 		}
-		if err == nil && slot.OverLimit {
-			err = fmt.Errorf("the source retains %d bytes of log for slot, more than max_retained_wal: find out what holds capture back", slot.RetainedWAL)
+		if err == nil && status.OverLimit {
+			err = fmt.Errorf("the source holds %d bytes of log back, more than %s: find out what holds capture back", status.RetainedBytes, r.limit)
 		}
 		r.mu.Lock()
 		changed := (err == nil) != (r.alarm == nil)
@@ -151,9 +115,9 @@ func (r *captureRole) watch(ctx context.Context) {
 		r.mu.Unlock()
 		switch {
 		case changed && err != nil:
-			r.log.Error().Err(err).Msg("the source's slot or publication needs attention")
+			r.log.Error().Err(err).Msg("the source's log needs attention")
 		case changed:
-			r.log.Info().Msg("the source's slot and publication are well again")
+			r.log.Info().Msg("the source's log is well again")
 		}
 	}
 }

@@ -9,20 +9,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/segmentio/kafka-go"
 
 	"lethe/capture"
 	"lethe/capture/checkpoint"
 	capturekafka "lethe/capture/kafka"
-	capturepg "lethe/capture/postgres"
 	"lethe/capture/rules"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
-	"lethe/internal/pii"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // ReplicaNames lists the replicas of a config, sorted.
@@ -220,112 +215,17 @@ func gapFindings(c *capture.Checkpoint) []Finding {
 }
 
 func checkSource(ctx context.Context, cfg *config.Config) ([]Finding, error) {
-	if cfg.Source.Postgres == nil {
-		return nil, nil // a later version's, which checkConfig tells
-	}
-	o, err := SourceOptions(cfg)
+	server, err := sourceOf(cfg)
 	if err != nil {
-		return nil, nil //nolint:nilerr // a fault of the mapping, which checkConfig tells
+		return nil, nil //nolint:nilerr // a later version's, which checkConfig tells
 	}
-	findings, err := capturepg.Check(ctx, o)
-	if err != nil {
-		role := userOf(o.DSN)
-		if f, ok := loginFinding(err, "the source", role, "CREATE ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN REPLICATION"); ok {
-			return []Finding{f}, nil
-		}
-	}
-	return fromSource(findings), err
-}
-
-func fromSource(list []capturepg.Finding) []Finding {
-	out := make([]Finding, len(list))
-	for i, f := range list {
-		out[i] = Finding{Code: f.Code, Severity: Severity(f.Severity), Object: f.Object, Message: f.Message, Fix: f.FixSQL}
-	}
-	return out
-}
-
-// userOf is the login of a dsn; empty where it cannot be read, which config has checked.
-func userOf(dsn string) string {
-	c, err := pgconn.ParseConfig(dsn)
-	if err != nil {
-		return ""
-	}
-	return c.User
-}
-
-// connectPostgres opens one connection of a command.
-func connectPostgres(ctx context.Context, dsn string, password config.Secret) (*pgx.Conn, error) {
-	c, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, fmt.Errorf("reading the dsn: %w", pii.DriverError(err))
-	}
-	if password.IsSet() {
-		c.Password = password.Reveal()
-	}
-	if c.ConnectTimeout == 0 {
-		c.ConnectTimeout = connectTimeout
-	}
-	c.RuntimeParams["application_name"], c.RuntimeParams["timezone"] = "lethe", "UTC"
-	conn, err := pgx.ConnectConfig(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("connecting: %w", pii.DriverError(err))
-	}
-	return conn, nil
-}
-
-func closePostgres(ctx context.Context, conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // the work is done, and nothing hangs on the goodbye
+	return server.check(ctx)
 }
 
 func checkReplica(ctx context.Context, cfg *config.Config, r *config.Replica) ([]Finding, error) {
-	if r.Postgres == nil || len(r.Person.CRMKey) == 0 {
-		return nil, nil // a later version's, which checkConfig tells
+	server, err := replicaOf(cfg, r)
+	if err != nil || len(r.Person.CRMKey) == 0 {
+		return nil, nil //nolint:nilerr // a later version's, which checkConfig tells
 	}
-	conn, err := connectPostgres(ctx, r.Postgres.DSN, r.Postgres.Password)
-	if err != nil {
-		role := userOf(r.Postgres.DSN)
-		if f, ok := loginFinding(err, "replica "+r.Name, role, "CREATE ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN"); ok {
-			return []Finding{f}, nil
-		}
-		return nil, err
-	}
-	defer closePostgres(ctx, conn)
-	verify := ""
-	if r.Postgres.Verify != nil {
-		verify = userOf(r.Postgres.Verify.DSN)
-	}
-	findings, err := sinkspg.Check(ctx, conn, sinkspg.CheckOptions{
-		Name: r.Name, Source: cfg.Name, Config: r, Digest: r.Digest(), VerifyRole: verify,
-	})
-	if err != nil || r.Postgres.Verify == nil {
-		return fromReplica(findings), err
-	}
-	second, err := checkVerifyLogin(ctx, r)
-	return append(fromReplica(findings), second...), err
-}
-
-// checkVerifyLogin only connects: what it may read was looked at with the other login.
-func checkVerifyLogin(ctx context.Context, r *config.Replica) ([]Finding, error) {
-	v := r.Postgres.Verify
-	conn, err := connectPostgres(ctx, v.DSN, v.Password)
-	if err != nil {
-		role := userOf(v.DSN)
-		if f, ok := loginFinding(err, "replica "+r.Name+" (verify)", role, "CREATE ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN"); ok {
-			return []Finding{f}, nil
-		}
-		return nil, err
-	}
-	closePostgres(ctx, conn)
-	return nil, nil
-}
-
-func fromReplica(list []sinkspg.Finding) []Finding {
-	out := make([]Finding, len(list))
-	for i, f := range list {
-		out[i] = Finding{Code: f.Code, Severity: Severity(f.Severity), Object: f.Object, Message: f.Message, Fix: statement(f.FixSQL)}
-	}
-	return out
+	return server.check(ctx)
 }

@@ -10,18 +10,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"lethe/capture"
 	capturekafka "lethe/capture/kafka"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
 	"lethe/schema"
-	sinkspg "lethe/sinks/postgres"
 )
-
-func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 // DecideOptions are one operator's decision on some cases.
 type DecideOptions struct {
@@ -170,7 +165,7 @@ func (d *decider) find(ctx context.Context, id schema.CaseID) (key []byte, err e
 	var failed error
 	for _, name := range ReplicaNames(d.cfg) {
 		var found bool
-		err := withDesk(ctx, d.cfg.Replicas[name], func(desk *sinkspg.Desk) (err error) {
+		err := withDesk(ctx, d.cfg, d.cfg.Replicas[name], func(desk desk) (err error) {
 			key, found, err = desk.FindCase(ctx, id, d.ring.Seal())
 			return err
 		})
@@ -207,7 +202,7 @@ func (d *decider) wait(ctx context.Context, events []*schema.Event, out []Decide
 				if out[i].Outcomes[r.Name] != "" {
 					continue
 				}
-				err := withDesk(ctx, r, func(desk *sinkspg.Desk) error {
+				err := withDesk(ctx, d.cfg, r, func(desk desk) error {
 					outcome, err := desk.DecisionOutcome(ctx, ev.EventID)
 					if outcome != "" {
 						out[i].Outcomes[r.Name] = outcome
@@ -237,7 +232,7 @@ func (d *decider) wait(ctx context.Context, events []*schema.Event, out []Decide
 func outcomeError(out []Decided) error {
 	var errs []error
 	for i := range out {
-		done := slices.ContainsFunc(mapValues(out[i].Outcomes), func(o string) bool { return o == sinkspg.DecisionDone })
+		done := slices.ContainsFunc(mapValues(out[i].Outcomes), func(o string) bool { return o == decisionDone })
 		if !done {
 			errs = append(errs, fmt.Errorf("case %s: no replica could carry it out", out[i].Case))
 		}

@@ -11,10 +11,8 @@ import (
 
 	"lethe/capture"
 	"lethe/capture/checkpoint"
-	capturepg "lethe/capture/postgres"
 	"lethe/config"
 	"lethe/schema"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // errNoReplica names the replicas that there are.
@@ -38,14 +36,14 @@ func chosen(cfg *config.Config, name string) ([]*config.Replica, error) {
 
 // eachDesk asks replicas one after the other. One that does not answer keeps nobody from asking the others: the error
 // joins what went wrong.
-func eachDesk(ctx context.Context, cfg *config.Config, name string, f func(replica string, d *sinkspg.Desk) error) error {
+func eachDesk(ctx context.Context, cfg *config.Config, name string, f func(replica string, d desk) error) error {
 	list, err := chosen(cfg, name)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, r := range list {
-		errs = append(errs, withDesk(ctx, r, func(d *sinkspg.Desk) error { return f(r.Name, d) }))
+		errs = append(errs, withDesk(ctx, cfg, r, func(d desk) error { return f(r.Name, d) }))
 	}
 	return errors.Join(errs...)
 }
@@ -67,7 +65,7 @@ type CaseInfo struct {
 func Cases(ctx context.Context, cfg *config.Config, replica string, openOnly bool, limit int) ([]CaseInfo, error) {
 	out := []CaseInfo{}
 	newest := map[string]time.Time{}
-	err := eachDesk(ctx, cfg, replica, func(name string, d *sinkspg.Desk) error {
+	err := eachDesk(ctx, cfg, replica, func(name string, d desk) error {
 		list, err := d.Cases(ctx, openOnly, limit)
 		for i := range list {
 			c := &list[i]
@@ -117,7 +115,7 @@ func Pause(ctx context.Context, cfg *config.Config, replica, by string) error {
 	if cfg.Replicas[replica] == nil {
 		return errNoReplica(cfg, replica)
 	}
-	return eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error { return d.Pause(ctx, by) })
+	return eachDesk(ctx, cfg, replica, func(_ string, d desk) error { return d.Pause(ctx, by) })
 }
 
 // Resume lets a paused replica go on. by may be empty; else it is recorded.
@@ -130,7 +128,7 @@ func Resume(ctx context.Context, cfg *config.Config, replica, by string) error {
 	if cfg.Replicas[replica] == nil {
 		return errNoReplica(cfg, replica)
 	}
-	return eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error { return d.Resume(ctx, by) })
+	return eachDesk(ctx, cfg, replica, func(_ string, d desk) error { return d.Resume(ctx, by) })
 }
 
 // DeadLetter is a parked event.
@@ -150,7 +148,7 @@ type DeadLetter struct {
 // DeadLetters lists parked events; done includes those that were replayed or discarded.
 func DeadLetters(ctx context.Context, cfg *config.Config, replica string, done bool, limit int) ([]DeadLetter, error) {
 	out := []DeadLetter{}
-	err := eachDesk(ctx, cfg, replica, func(name string, d *sinkspg.Desk) error {
+	err := eachDesk(ctx, cfg, replica, func(name string, d desk) error {
 		list, err := d.Parked(ctx, done, limit)
 		for i := range list {
 			p := &list[i]
@@ -185,7 +183,7 @@ func SettleDeadLetters(ctx context.Context, cfg *config.Config, replica string, 
 	if cfg.Replicas[replica] == nil {
 		return errNoReplica(cfg, replica)
 	}
-	return eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error {
+	return eachDesk(ctx, cfg, replica, func(_ string, d desk) error {
 		settle := d.ReplayParked
 		if discard {
 			settle = d.DiscardParked
@@ -219,7 +217,7 @@ func Gaps(ctx context.Context, cfg *config.Config) (*GapList, error) {
 	list := &GapList{Capture: []GapInfo{}, Replicas: []ReplicaGap{}}
 	k := readKafka(ctx, cfg)
 	list.Capture = append(list.Capture, k.Gaps...)
-	err := eachDesk(ctx, cfg, "", func(name string, d *sinkspg.Desk) error {
+	err := eachDesk(ctx, cfg, "", func(name string, d desk) error {
 		gaps, err := d.Gaps(ctx)
 		for _, g := range gaps {
 			r := ReplicaGap{Replica: name, ID: g.ID, Cause: g.Cause, OpenedAt: g.OpenedAt.UTC()}
@@ -255,13 +253,13 @@ func ResumeGap(ctx context.Context, cfg *config.Config) (*capture.Checkpoint, er
 }
 
 // Plan says what erasing one person would touch in each replica. What could be read is returned with an error too.
-func Plan(ctx context.Context, cfg *config.Config, replica string, key []string) ([]*sinkspg.Plan, error) {
+func Plan(ctx context.Context, cfg *config.Config, replica string, key []string) ([]*ReplicaPlan, error) {
 	if n := len(cfg.Source.Subject.Key); len(key) != n {
 		return nil, &UsageError{fmt.Errorf("the CRM key has %d parts (%s): give them as so many arguments, not %d",
 			n, strings.Join(cfg.Source.Subject.Key, ", "), len(key))}
 	}
-	out := []*sinkspg.Plan{}
-	err := eachDesk(ctx, cfg, replica, func(_ string, d *sinkspg.Desk) error {
+	out := []*ReplicaPlan{}
+	err := eachDesk(ctx, cfg, replica, func(_ string, d desk) error {
 		p, err := d.Plan(ctx, key)
 		if err == nil {
 			out = append(out, p)
@@ -276,36 +274,14 @@ func Plan(ctx context.Context, cfg *config.Config, replica string, key []string)
 func Uninstall(ctx context.Context, cfg *config.Config) (string, error) {
 	var b strings.Builder
 	b.WriteString("-- Stop every `lethe run` first.\n\n-- source: as the owner of the mapped tables\n")
-	var failed error
-	var o capturepg.Options
-	err := errLaterSource
-	if cfg.Source.Postgres != nil {
-		o, err = SourceOptions(cfg)
-	}
-	if err == nil {
-		var list []string
-		if list, err = capturepg.UninstallSQL(ctx, o); err == nil {
-			for _, sql := range list {
-				b.WriteString(sql)
-				if !strings.HasPrefix(sql, "--") {
-					b.WriteByte(';')
-				}
-				b.WriteByte('\n')
-			}
-		}
-	}
-	if err != nil {
-		failed = fmt.Errorf("source: %w", err)
-		b.WriteString("-- It could not be asked what there is: run this again when it answers.\n")
-	}
-	b.WriteString(dropLogin(userOf(o.DSN)))
+	failed := uninstallSource(ctx, cfg, &b)
 	for _, name := range ReplicaNames(cfg) {
-		r := cfg.Replicas[name]
-		if r.Postgres == nil {
-			continue
+		server, err := replicaOf(cfg, cfg.Replicas[name])
+		if err != nil {
+			continue // a later version's, in which nothing was set up
 		}
-		fmt.Fprintf(&b, "\n-- replica %s: as the owner of Lethe's tables\n%s", name, sinkspg.UninstallSQL(r))
-		b.WriteString(dropLogin(userOf(r.Postgres.DSN)))
+		fmt.Fprintf(&b, "\n-- replica %s: as the owner of Lethe's tables\n%s", name, server.uninstall())
+		b.WriteString(server.dropLogin())
 	}
 	conn, err := connectKafka(cfg)
 	if err != nil {
@@ -319,15 +295,25 @@ func Uninstall(ctx context.Context, cfg *config.Config) (string, error) {
 	return b.String(), failed
 }
 
-// dropLogin takes a login of Lethe's away with what it was granted. DROP OWNED drops tables as well where the login owns
-// any, as one that the application shares does: then it must not run.
-func dropLogin(user string) string {
-	if user == "" {
-		return ""
+func uninstallSource(ctx context.Context, cfg *config.Config, b *strings.Builder) error {
+	server, err := sourceOf(cfg)
+	var list []string
+	if err == nil {
+		list, err = server.uninstall(ctx)
 	}
-	role := quoted(user)
-	return fmt.Sprintf("DO $lethe$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass"+
-		" AND refobjid = '%s'::regrole AND deptype = 'o' AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))"+
-		" THEN RAISE EXCEPTION 'the login owns objects here: it is not Lethe''s alone, and stays'; END IF; DROP OWNED BY %s; END $lethe$;\nDROP ROLE %[2]s;\n",
-		strings.ReplaceAll(role, "'", "''"), role)
+	for _, sql := range list {
+		b.WriteString(sql)
+		if !strings.HasPrefix(sql, "--") {
+			b.WriteByte(';')
+		}
+		b.WriteByte('\n')
+	}
+	if err != nil {
+		err = fmt.Errorf("source: %w", err)
+		b.WriteString("-- It could not be asked what there is: run this again when it answers.\n")
+	}
+	if server != nil {
+		b.WriteString(server.dropLogin())
+	}
+	return err
 }

@@ -13,7 +13,6 @@ import (
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
 	"lethe/schema"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // KeyInUse returns the question that keys.Retire asks before it takes a key of the keyset out: whether the retained part
@@ -34,7 +33,7 @@ func KeyInUse(ctx context.Context, cfg *config.Config, keyset string) keys.InUse
 func sealInUse(ctx context.Context, cfg *config.Config, id uint32) (string, error) {
 	for _, name := range ReplicaNames(cfg) {
 		var subjects, parked int
-		err := withDesk(ctx, cfg.Replicas[name], func(d *sinkspg.Desk) (err error) {
+		err := withDesk(ctx, cfg, cfg.Replicas[name], func(d desk) (err error) {
 			subjects, parked, err = d.SealedUnder(ctx, id, keys.SealedKeyID)
 			return err
 		})
@@ -128,7 +127,7 @@ func proofInUse(ctx context.Context, cfg *config.Config, replica string, id uint
 		return "", fmt.Errorf("%w: whether its receipts need the key cannot be looked at", errNoReplica(cfg, replica))
 	}
 	var used bool
-	err := withDesk(ctx, cfg.Replicas[replica], func(d *sinkspg.Desk) (err error) {
+	err := withDesk(ctx, cfg, cfg.Replicas[replica], func(d desk) (err error) {
 		used, err = d.SignedUnder(ctx, id)
 		return err
 	})

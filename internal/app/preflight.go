@@ -11,9 +11,7 @@ import (
 
 	"lethe/capture"
 	capturekafka "lethe/capture/kafka"
-	capturepg "lethe/capture/postgres"
 	"lethe/config"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // PreflightOptions of Preflight.
@@ -56,7 +54,7 @@ func Preflight(ctx context.Context, cfg *config.Config, o PreflightOptions) erro
 			o.log(&f, "")
 			continue
 		}
-		if f.Where == WhereSource && capturesOwn(f.Code) && hasPosition(ctx, cfg) {
+		if f.Where == WhereSource && capturesOwn(cfg, f.Code) && hasPosition(ctx, cfg) {
 			o.log(&f, "capture has a position already and decides by itself")
 			continue
 		}
@@ -114,20 +112,17 @@ func (o *PreflightOptions) refuses(roles []string, broken map[string]bool) bool 
 	})
 }
 
-// passes lists faults that the roles wait for: a server that is down, a broker that is, a failover under way, a mapping
-// that setup has yet to activate.
+// passes reports whether a fault is one that the roles wait for: a server that is down, a broker that is, a failover under
+// way, a mapping that setup has yet to activate.
 func passes(code string) bool {
-	return slices.Contains([]string{
-		CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, capturepg.CodeStandby, sinkspg.CodeStandby, sinkspg.CodeDigest,
-	}, code)
+	return slices.Contains([]string{CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, codeStandby, codeDigest}, code)
 }
 
-// capturesOwn lists what the source may have come to while capture was down, and what capture itself understands: a lost
-// slot is a gap that it announces, and the log before a changed table can only be read under the old mapping.
-func capturesOwn(code string) bool {
-	return slices.Contains([]string{
-		capturepg.CodeSlotMissing, capturepg.CodeSlotLost, capturepg.CodeTableMissing, capturepg.CodeColumnMissing, capturepg.CodePublicationColumn,
-	}, code)
+// capturesOwn reports whether a fault is what the source may have come to while capture was down, and what capture itself
+// understands.
+func capturesOwn(cfg *config.Config, code string) bool {
+	server, err := sourceOf(cfg)
+	return err == nil && slices.Contains(server.capturesOwn(), code)
 }
 
 // hasPosition reports whether capture has run before. While Kafka does not say so, it is taken for granted: capture will

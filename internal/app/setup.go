@@ -4,15 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
-	"github.com/jackc/pgx/v5"
-
-	capturepg "lethe/capture/postgres"
 	"lethe/config"
-	"lethe/internal/pii"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // SetupOptions say where to set up, with the logins of owners. A place that is not named is not touched.
@@ -80,7 +73,7 @@ func Setup(ctx context.Context, cfg *config.Config, o SetupOptions) (*SetupRepor
 		if o.ReplicaDSN[name] == "" {
 			continue
 		}
-		if err := setupReplica(ctx, cfg, cfg.Replicas[name], o, r); err != nil {
+		if err := setupReplica(ctx, cfg, cfg.Replicas[name], &o, r); err != nil {
 			return r, fmt.Errorf("setting up replica %s: %w", name, err)
 		}
 	}
@@ -112,131 +105,39 @@ func setupKafka(ctx context.Context, cfg *config.Config, o SetupOptions, r *Setu
 }
 
 func setupSource(ctx context.Context, cfg *config.Config, o SetupOptions, r *SetupReport) error {
-	options, err := SourceOptions(cfg)
+	server, err := sourceOf(cfg)
 	if err != nil {
 		return err
 	}
-	if o.SourceRole != "" {
-		// Setup connects with the owner's dsn and takes no more than the login's name from this one.
-		options.DSN = "user='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(o.SourceRole) + "'"
-	}
 	if o.DryRun {
-		findings, err := capturepg.Preview(ctx, o.SourceDSN, config.Secret{}, options)
-		r.left(WhereSource, fromSource(findings))
+		findings, err := server.preview(ctx, o.SourceDSN, o.SourceRole)
+		r.left(WhereSource, findings)
 		return err
 	}
-	ran, left, err := capturepg.Setup(ctx, o.SourceDSN, config.Secret{}, options)
+	ran, left, err := server.setup(ctx, o.SourceDSN, o.SourceRole)
 	for _, sql := range ran {
 		r.did(WhereSource, sql)
 	}
-	r.left(WhereSource, fromSource(left))
+	r.left(WhereSource, left)
 	return err
 }
 
-// setupReplica makes the run role where it is missing, Lethe's own tables, and the grants on the mapped tables as far as
-// the owner's login may give them.
-func setupReplica(ctx context.Context, cfg *config.Config, replica *config.Replica, o SetupOptions, r *SetupReport) error {
-	where := whereReplica + replica.Name
-	role := o.ReplicaRole[replica.Name]
-	if role == "" {
-		role = userOf(replica.Postgres.DSN)
-	}
-	conn, err := connectPostgres(ctx, o.ReplicaDSN[replica.Name], config.Secret{})
+func setupReplica(ctx context.Context, cfg *config.Config, replica *config.Replica, o *SetupOptions, r *SetupReport) error {
+	server, err := replicaOf(cfg, replica)
 	if err != nil {
 		return err
 	}
-	defer closePostgres(ctx, conn)
-	if missing, err := setupRole(ctx, conn, where, role, o.DryRun, r); err != nil || missing {
-		return err
-	}
-	look := func() ([]sinkspg.Finding, error) {
-		verify := ""
-		if replica.Postgres.Verify != nil {
-			verify = userOf(replica.Postgres.Verify.DSN)
-		}
-		return sinkspg.Check(ctx, conn, sinkspg.CheckOptions{
-			Name: replica.Name, Source: cfg.Name, Config: replica, Digest: replica.Digest(), Role: role, VerifyRole: verify,
-		})
-	}
-	findings, err := look()
-	if err != nil {
-		return err
-	}
-	if !o.DryRun {
-		err := setupLedger(ctx, conn, sinkspg.SetupOptions{
-			Name: replica.Name, Source: cfg.Name, Config: replica, Digest: replica.Digest(), RunRole: role, StatusRoles: o.StatusRoles,
-		}, where, findings, r)
-		if err != nil {
-			return err
-		}
-		if findings, err = look(); err != nil {
-			return err
-		}
-		if grantMissing(ctx, conn, where, findings, r) {
-			if findings, err = look(); err != nil {
-				return err
-			}
-		}
-	}
-	r.left(where, fromReplica(findings))
-	return nil
+	return server.setup(ctx, o.ReplicaDSN[replica.Name], o.ReplicaRole[replica.Name], o, r)
 }
 
-// setupRole makes the run role. It reports missing only in a dry run: nothing more can be looked at then.
-func setupRole(ctx context.Context, conn *pgx.Conn, where, role string, dryRun bool, r *SetupReport) (missing bool, err error) {
-	var exists bool
-	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", role).Scan(&exists); err != nil {
-		return false, fmt.Errorf("looking for role %s: %w", role, pii.DriverError(err))
-	}
-	if exists {
-		return false, nil
-	}
-	sql := "CREATE ROLE " + pgx.Identifier{role}.Sanitize() + " LOGIN"
-	if dryRun {
-		r.left(where, []Finding{{
-			Code: capturepg.CodeRoleMissing, Severity: SeverityError, Object: role, Message: "the login of `lethe run` does not exist", Fix: []string{sql},
-		}})
-		return true, nil
-	}
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		return false, fmt.Errorf("running %q (have an administrator make the role): %w", sql, pii.DriverError(err))
-	}
-	r.did(where, sql+" (give it a password with \\password)")
-	return false, nil
-}
-
-// setupLedger makes Lethe's own tables and activates the mapping, and tells only what that changed.
-func setupLedger(ctx context.Context, conn *pgx.Conn, o sinkspg.SetupOptions, where string, before []sinkspg.Finding, r *SetupReport) error {
-	_, err := sinkspg.Setup(ctx, conn, o)
-	if err != nil {
-		return err
-	}
-	has := func(code string) bool {
-		return slices.ContainsFunc(before, func(f sinkspg.Finding) bool { return f.Code == code })
-	}
-	if has(sinkspg.CodeLedger) {
+// activated tells what making Lethe's own tables has changed.
+func (r *SetupReport) activated(where string, tables, digest bool) {
+	if tables {
 		r.did(where, "made Lethe's own tables and activated the mapping")
 	}
-	if has(sinkspg.CodeDigest) {
+	if digest {
 		r.did(where, "activated the mapping; erased people go through phase 2 again under it")
 	}
-	return nil
-}
-
-// grantMissing gives the run role what it lacks on mapped tables. An owner of Lethe's tables alone may not do that: then
-// the findings stay.
-func grantMissing(ctx context.Context, conn *pgx.Conn, where string, findings []sinkspg.Finding, r *SetupReport) (granted bool) {
-	for _, f := range findings {
-		if f.Code != sinkspg.CodePrivilege || !strings.HasPrefix(f.FixSQL, "GRANT ") {
-			continue
-		}
-		if _, err := conn.Exec(ctx, f.FixSQL); err != nil {
-			continue // it stays among the findings, with its statement
-		}
-		granted = true
-		r.did(where, strings.TrimSuffix(f.FixSQL, ";"))
-	}
-	return granted
 }
 
 // ErrNothingToSetUp is the error of a setup that names no place.

@@ -2,22 +2,15 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-
-	"lethe/config"
 	"lethe/internal/admin"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
-	"lethe/internal/pii"
 	"lethe/schema"
 	"lethe/sinks"
 	sinkskafka "lethe/sinks/kafka"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // sinkRole applies the log to one replica.
@@ -40,10 +33,16 @@ func (a *App) newSinkRole(ctx context.Context, name string) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	replica, err := a.newReplica(ctx, cfg, ring)
+	server, err := replicaOf(a.cfg, cfg)
 	if err != nil {
 		return nil, err
 	}
+	replica, closeAll, err := server.open(ctx, a, ring)
+	if err != nil {
+		return nil, fmt.Errorf("preparing connections to replica %s: %w", name, err)
+	}
+	a.onClose(closeAll)
+	a.onClose(replica.Close)
 	conn, err := kafkaconn.New(a.cfg.Kafka, kafkaconn.Options{ClientID: "lethe-sink-" + name})
 	if err != nil {
 		return nil, err
@@ -68,51 +67,6 @@ func (a *App) newSinkRole(ctx context.Context, name string) (role, error) {
 		return nil, err
 	}
 	return &sinkRole{replica: name, worker: worker}, nil
-}
-
-// newReplica makes the Replica with its pools; nothing is connected to yet.
-func (a *App) newReplica(ctx context.Context, cfg *config.Replica, ring *keys.Ring) (*sinkspg.Replica, error) {
-	pool, err := newPool(ctx, cfg.Postgres, sinkConnections)
-	if err != nil {
-		return nil, fmt.Errorf("preparing connections to replica %s: %w", cfg.Name, err)
-	}
-	a.onClose(pool.Close)
-	verify, err := newPool(ctx, cfg.Postgres.VerifyServer(), verifyConnections)
-	if err != nil {
-		return nil, fmt.Errorf("preparing connections to replica %s: %w", cfg.Name, err)
-	}
-	a.onClose(verify.Close)
-	signer, proofErr := ring.Proof(cfg.Name)
-	pseudonym, pseudonymErr := ring.Pseudonym(cfg.Name)
-	if err := errors.Join(proofErr, pseudonymErr); err != nil {
-		return nil, err
-	}
-	replica, err := sinkspg.New(sinkspg.Options{
-		Name: cfg.Name, Source: a.cfg.Name, Config: cfg, Pool: pool, VerifyPool: verify, Seal: ring.Seal(), Pseudonym: pseudonym, Signer: signer,
-		MappingDigest: cfg.Digest(), Version: a.options.Version, RecheckFirst: a.options.RecheckFirst, Logger: a.log, Registerer: a.registry,
-	})
-	if err != nil {
-		return nil, err
-	}
-	a.onClose(replica.Close)
-	return replica, nil
-}
-
-// newPool prepares a pool of at most n connections; it connects when it is used.
-func newPool(ctx context.Context, server *config.PostgresServer, n int32) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(server.DSN)
-	if err != nil {
-		return nil, fmt.Errorf("reading the dsn: %w", pii.DriverError(err))
-	}
-	if server.Password.IsSet() {
-		cfg.ConnConfig.Password = server.Password.Reveal()
-	}
-	cfg.MaxConns = n
-	cfg.ConnConfig.ConnectTimeout = connectTimeout
-	cfg.ConnConfig.RuntimeParams["application_name"] = "lethe"
-	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
-	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
-	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
 func (r *sinkRole) name() string { return rolePrefixSink + r.replica }

@@ -12,10 +12,8 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"lethe/capture"
-	capturepg "lethe/capture/postgres"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
-	sinkspg "lethe/sinks/postgres"
 )
 
 // StatusReport is where everything stands, asked of the servers and not of any process. Where a server could not be
@@ -82,7 +80,7 @@ type ReplicaStatus struct {
 	Name  string `json:"name"`
 	Mode  string `json:"mode"`
 	Error string `json:"error,omitempty"`
-	*sinkspg.Status
+	*Status
 	MappingActive        bool           `json:"mapping_active"` // the active mapping is the config's
 	LagEvents            int64          `json:"lag_events"`     // -1: unknown
 	Partitions           []PartitionLag `json:"partitions,omitempty"`
@@ -137,7 +135,7 @@ func ReadStatus(ctx context.Context, cfg *config.Config) *StatusReport {
 	wg.Go(func() { s.Source = readSource(ctx, cfg) })
 	wg.Go(func() { s.Kafka = readKafka(ctx, cfg) })
 	for i, name := range ReplicaNames(cfg) {
-		wg.Go(func() { s.Replicas[i] = readReplica(ctx, cfg.Replicas[name]) })
+		wg.Go(func() { s.Replicas[i] = readReplica(ctx, cfg, cfg.Replicas[name]) })
 	}
 	wg.Wait()
 	for i := range s.Replicas {
@@ -146,28 +144,14 @@ func ReadStatus(ctx context.Context, cfg *config.Config) *StatusReport {
 	return s
 }
 
-var errLaterSource = errors.New("only PostgreSQL sources are in this version")
-
-// openSource wires the Source of a command; it opens nothing.
-func openSource(cfg *config.Config) (*capturepg.Source, error) {
-	if cfg.Source.Postgres == nil {
-		return nil, errLaterSource
-	}
-	o, err := SourceOptions(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return capturepg.New(o)
-}
-
 func readSource(ctx context.Context, cfg *config.Config) (s SourceStatus) {
 	source, err := openSource(cfg)
 	if err == nil {
-		var slot capturepg.SlotStatus
-		slot, err = source.Watch(ctx)
+		var log LogStatus
+		log, err = source.Watch(ctx)
 		s = SourceStatus{
-			Reading: slot.Active, LagBytes: slot.Lag, RetainedBytes: slot.RetainedWAL, SafeBytes: slot.SafeWAL, OverLimit: slot.OverLimit,
-			SlotState: slot.WALStatus,
+			Reading: log.Reading, LagBytes: log.LagBytes, RetainedBytes: log.RetainedBytes, SafeBytes: log.SafeBytes, OverLimit: log.OverLimit,
+			SlotState: log.State,
 		}
 		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
@@ -258,25 +242,9 @@ func partitionEnds(ctx context.Context, conn *kafkaconn.Conn) ([]PartitionEnd, e
 	return out, nil
 }
 
-// withDesk lends the desk of one replica.
-func withDesk(ctx context.Context, r *config.Replica, f func(*sinkspg.Desk) error) error {
-	if r.Postgres == nil {
-		return fmt.Errorf("replica %s: only PostgreSQL replicas are in this version", r.Name)
-	}
-	pool, err := newPool(ctx, r.Postgres, 1)
-	if err != nil {
-		return fmt.Errorf("replica %s: %w", r.Name, err)
-	}
-	defer pool.Close()
-	if err := f(sinkspg.NewDesk(r, pool)); err != nil {
-		return fmt.Errorf("replica %s: %w", r.Name, err)
-	}
-	return nil
-}
-
-func readReplica(ctx context.Context, r *config.Replica) (s ReplicaStatus) {
+func readReplica(ctx context.Context, cfg *config.Config, r *config.Replica) (s ReplicaStatus) {
 	s = ReplicaStatus{Name: r.Name, Mode: r.Mode, LagEvents: -1}
-	err := withDesk(ctx, r, func(d *sinkspg.Desk) (err error) {
+	err := withDesk(ctx, cfg, r, func(d desk) (err error) {
 		s.Status, err = d.Status(ctx)
 		return err
 	})
