@@ -13,7 +13,8 @@ import (
 // Op is what happened to a row, or to the log.
 type Op uint8
 
-// The operations. OpMessage is a logical message in the log (a heartbeat); its content is in Change.Message.
+// The operations. OpMessage is a logical message in the log (a heartbeat); its content is in Change.Message. OpTruncate is
+// a change of a whole table that the log does not carry row by row; what it was is in Change.Lost.
 const (
 	OpInsert Op = iota + 1
 	OpUpdate
@@ -100,14 +101,26 @@ type Change struct {
 	Old     []Value // nil, or as long as Table.Columns
 	New     []Value // nil, or as long as Table.Columns
 	Message []byte  // OpMessage only; its prefix is Lethe's own
+	// Lost is the cause of the gap that an OpTruncate leaves, one of those that do not block; empty: GapTruncate.
+	Lost string
 }
 
 // Position is the place of a commit in the log of a source.
 type Position struct {
 	Epoch  uint32 // timeline
-	Commit uint64 // commit LSN: the number in Order
+	Commit uint64 // commit LSN: the number in Order; MySQL: the GTID's counter, MariaDB: its sequence number
 	End    uint64 // transaction end LSN: what may be acknowledged, and where reading starts again
-	GTID   string // MySQL and MariaDB only
+	GTID   string // MySQL and MariaDB only: the executed set after this commit, or file:position
+	// Before is GTID as it was before this commit (MySQL and MariaDB only): reading starts there, and what comes first has to
+	// be this commit again.
+	Before string
+}
+
+// Epoch is a stretch of a MySQL source's log in which the counter of the GTIDs of one origin grows.
+type Epoch struct {
+	Number uint32
+	Origin string // server uuid, with the GTID's tag where it has one
+	From   uint64 // the counter of its first transaction
 }
 
 // Transaction is a committed transaction of the source.
@@ -131,9 +144,18 @@ type Throttle interface {
 	Full() <-chan struct{}
 }
 
+// EpochKeeper is implemented by a Handler that can remember epochs. Before the first transaction of a new epoch a Source
+// calls KeepEpochs, from the goroutine of its other calls and between two transactions, with all epochs that it knows; when
+// it returns nil they are durable, and stand in the Checkpoint of every later Run. A transaction that is sent again, by
+// another server after a failover, so keeps its epoch, and with it its ids and its place in the order.
+type EpochKeeper interface {
+	KeepEpochs(epochs []Epoch) error
+}
+
 // Source reads the log of one primary database.
 type Source interface {
-	// Run streams from the checkpoint (nil: from where the slot stands) until ctx ends or something fails. Before the first
+	// Run streams from the checkpoint (nil: from where the slot stands; without a position: from Identity.Start) until ctx
+	// ends or something fails. Before the first
 	// call of h it compares the server with the checkpoint and returns a *GapError where history does not connect.
 	Run(ctx context.Context, from *Checkpoint, h Handler) error
 	// Acknowledge tells the source that everything up to p is checkpointed. Any goroutine may call it; it never blocks.
@@ -148,6 +170,9 @@ type Identity struct {
 	Epoch          uint32 // timeline now
 	Slot           string
 	SlotGeneration string // tells a re-created slot from the old one
+	// Start is where a Source that has no slot on the server begins to read as long as the checkpoint has no position: where
+	// the log stood when the identity was asked for. Empty where there is a slot.
+	Start string
 }
 
 // Checkpoint is what capture knows durably: the last commit whose events are all acknowledged by Kafka.
@@ -160,6 +185,7 @@ type Checkpoint struct {
 	CommittedAt time.Time
 	WrittenAt   time.Time
 	Gaps        []OpenGap
+	Epochs      []Epoch // ascending; MySQL only
 }
 
 // OpenGap is a gap that no pass has closed yet.
@@ -183,6 +209,11 @@ const (
 	GapTruncate       = "truncate"
 	GapDropped        = "table_dropped"
 	GapCheckpointLost = "checkpoint_lost"
+	GapPurged         = "binlog_purged"    // MySQL and MariaDB: log that was not read is gone from the server
+	GapHole           = "gtid_hole"        // a GTID is missing from the log
+	GapModeChanged    = "gtid_mode"        // the log was followed by GTID and now cannot be, or the other way round
+	GapStatement      = "statement_format" // a mapped table was changed by a statement that the log has no rows of
+	GapXA             = "xa_transaction"   // a mapped table was changed in a prepared transaction
 )
 
 // GapError says that a part of the log is lost to us. Capture announces it and stops reading until an operator decides.

@@ -61,6 +61,7 @@ func (s *session) saveAcked(ctx context.Context) error {
 	}
 	next := s.current
 	next.Source, next.Identity, next.Incarnation = s.p.o.Name, s.identity, s.incarnation
+	next.Identity.Start = "" // from now on there is a position
 	next.Position, next.XID, next.CommittedAt = m.position, m.xid, m.committedAt
 	next.Gaps = mergeGaps(s.current.Gaps, m.gaps)
 	next.WrittenAt = time.Now().UTC()
@@ -79,6 +80,26 @@ func (s *session) saveAcked(ctx context.Context) error {
 	s.p.update(func(st *Status) {
 		st.Checkpoint, st.CheckpointAt, st.Gaps = next.Position, next.WrittenAt, next.Gaps
 	})
+	return nil
+}
+
+// KeepEpochs implements EpochKeeper: events of a new epoch leave only when the checkpoint knows it. It waits for a
+// checkpoint that is on its way, and writes one more without moving the position.
+func (s *session) KeepEpochs(epochs []Epoch) error {
+	select {
+	case s.saving <- struct{}{}:
+	case <-s.work.Done():
+		return s.work.Err()
+	}
+	defer func() { <-s.saving }()
+	next := s.current
+	next.Source, next.Identity, next.Incarnation = s.p.o.Name, s.identity, s.incarnation
+	next.Epochs, next.WrittenAt = slices.Clone(epochs), time.Now().UTC()
+	if err := s.p.o.Checkpoints.Save(s.work, &next); err != nil {
+		return fmt.Errorf("writing a new epoch into the checkpoint: %w", err)
+	}
+	s.current = next
+	crashpoint.Hit("capture.after_epoch")
 	return nil
 }
 
@@ -124,7 +145,7 @@ const resumeHint = "find out what was lost, then let capture go on with `lethe g
 func compareIdentity(c *Checkpoint, now Identity) error {
 	then := c.Identity
 	switch {
-	case c.Position != (Position{}) || then.SlotGeneration == "":
+	case c.Position != (Position{}) || then.SlotGeneration == "" || then.Start != "":
 		return nil
 	case then.SystemID != now.SystemID:
 		return &GapError{Cause: GapOtherSystem, Hint: "the source is another database system than before: " + resumeHint}
@@ -310,7 +331,7 @@ func ResumeGap(ctx context.Context, store Checkpoints, source Identifier) (*Chec
 	next := *c
 	next.Identity = identity
 	next.Incarnation++
-	next.Position, next.XID = Position{}, 0
+	next.Position, next.XID, next.Epochs = Position{}, 0, nil
 	next.Gaps = append([]OpenGap(nil), c.Gaps...)
 	for i := range next.Gaps {
 		next.Gaps[i].Resumed = next.Gaps[i].Resumed || next.Gaps[i].Blocks()

@@ -62,7 +62,11 @@ func (p Position) String() string {
 	return fmt.Sprintf("%d:%X/%X", p.Epoch, p.Commit>>32, uint32(p.Commit)) //nolint:gosec // the lower half is wanted
 }
 
-// Blocks reports whether capture stands still because of the gap: a truncated or dropped table leaves the log whole.
+// Blocks reports whether capture stands still because of the gap: what happened to one table leaves the log whole.
 func (g OpenGap) Blocks() bool {
-	return !g.Resumed && g.Cause != GapTruncate && g.Cause != GapDropped
+	switch g.Cause {
+	case GapTruncate, GapDropped, GapStatement, GapXA:
+		return false
+	}
+	return !g.Resumed
 }

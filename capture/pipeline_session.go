@@ -110,6 +110,9 @@ func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 	if err := compareIdentity(c, identity); err != nil {
 		return err
 	}
+	if c.Identity.Start != "" || c.Position != (Position{}) {
+		identity.Start = c.Identity.Start // where the first session began
+	}
 	if c.Position == (Position{}) && c.Identity != identity {
 		// The slot was made since: without its generation nobody would notice that it is made once more.
 		c.Identity, c.WrittenAt = identity, time.Now().UTC()
@@ -138,9 +141,9 @@ func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 }
 
 // resumeFrom is what the source compares itself with; a checkpoint without a position (first start, or a gap resumed)
-// has nothing to compare.
+// has nothing to compare where a slot keeps the place.
 func resumeFrom(c *Checkpoint) *Checkpoint {
-	if c.Position == (Position{}) {
+	if c.Position == (Position{}) && c.Identity.Start == "" {
 		return nil
 	}
 	return c

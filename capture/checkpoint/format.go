@@ -26,15 +26,24 @@ type document struct {
 	Timeline    uint32    `json:"timeline,omitempty"`
 	Slot        string    `json:"slot,omitempty"`
 	Generation  string    `json:"slot_generation,omitempty"`
+	Start       string    `json:"start,omitempty"`
 	Incarnation uint32    `json:"incarnation"`
 	Epoch       uint32    `json:"epoch,omitempty"`
 	Commit      uint64    `json:"commit,string,omitempty"`
 	End         uint64    `json:"end,string,omitempty"`
 	GTID        string    `json:"gtid,omitempty"`
+	Before      string    `json:"gtid_before,omitempty"`
 	XID         uint32    `json:"xid,omitempty"`
 	CommittedAt time.Time `json:"committed_at,omitzero"`
 	WrittenAt   time.Time `json:"written_at,omitzero"`
 	Gaps        []gap     `json:"gaps,omitempty"`
+	Epochs      []epoch   `json:"epochs,omitempty"`
+}
+
+type epoch struct {
+	Number uint32 `json:"number"`
+	Origin string `json:"origin"`
+	From   uint64 `json:"from,string"`
 }
 
 type gap struct {
@@ -49,13 +58,18 @@ func encode(c *capture.Checkpoint) ([]byte, error) {
 	d := document{
 		Version: version, Source: c.Source,
 		SystemID: c.Identity.SystemID, Timeline: c.Identity.Epoch, Slot: c.Identity.Slot, Generation: c.Identity.SlotGeneration,
+		Start:       c.Identity.Start,
 		Incarnation: c.Incarnation, Epoch: c.Position.Epoch, Commit: c.Position.Commit, End: c.Position.End, GTID: c.Position.GTID,
-		XID: c.XID, CommittedAt: utc(c.CommittedAt), WrittenAt: utc(c.WrittenAt),
+		Before: c.Position.Before,
+		XID:    c.XID, CommittedAt: utc(c.CommittedAt), WrittenAt: utc(c.WrittenAt),
 	}
 	for _, g := range c.Gaps {
 		d.Gaps = append(d.Gaps, gap{
 			ID: g.ID, Cause: g.Cause, From: hex.EncodeToString(g.From[:]), OpenedAt: utc(g.OpenedAt), Resumed: g.Resumed,
 		})
+	}
+	for _, e := range c.Epochs {
+		d.Epochs = append(d.Epochs, epoch(e))
 	}
 	b, err := json.Marshal(d)
 	if err != nil {
@@ -105,9 +119,9 @@ func decode(source string, b []byte) (*capture.Checkpoint, error) {
 	}
 	c := &capture.Checkpoint{
 		Source:      d.Source,
-		Identity:    capture.Identity{SystemID: d.SystemID, Epoch: d.Timeline, Slot: d.Slot, SlotGeneration: d.Generation},
+		Identity:    capture.Identity{SystemID: d.SystemID, Epoch: d.Timeline, Slot: d.Slot, SlotGeneration: d.Generation, Start: d.Start},
 		Incarnation: d.Incarnation,
-		Position:    capture.Position{Epoch: d.Epoch, Commit: d.Commit, End: d.End, GTID: d.GTID},
+		Position:    capture.Position{Epoch: d.Epoch, Commit: d.Commit, End: d.End, GTID: d.GTID, Before: d.Before},
 		XID:         d.XID, CommittedAt: d.CommittedAt, WrittenAt: d.WrittenAt,
 	}
 	for _, g := range d.Gaps {
@@ -119,11 +133,14 @@ func decode(source string, b []byte) (*capture.Checkpoint, error) {
 		copy(open.From[:], from)
 		c.Gaps = append(c.Gaps, open)
 	}
+	for _, e := range d.Epochs {
+		c.Epochs = append(c.Epochs, capture.Epoch(e))
+	}
 	return c, nil
 }
 
 func clone(c *capture.Checkpoint) *capture.Checkpoint {
 	d := *c
-	d.Gaps = slices.Clone(c.Gaps)
+	d.Gaps, d.Epochs = slices.Clone(c.Gaps), slices.Clone(c.Epochs)
 	return &d
 }

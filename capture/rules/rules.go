@@ -162,6 +162,10 @@ func (e *Engine) truncate(c *capture.Change, out []Draft) []Draft {
 	if e.plans[c.Table.Name] == nil {
 		return out
 	}
+	if c.Lost != "" {
+		e.gap = schema.Gap{Opened: true, Cause: c.Lost}
+		return append(out, Draft{Rule: "gap." + c.Lost, Body: &e.gap})
+	}
 	e.gap = schema.Gap{Opened: true, Cause: capture.GapTruncate}
 	return append(out, Draft{Rule: RuleTruncate, Body: &e.gap})
 }

@@ -1,0 +1,4 @@
+package mysql
+
+// firstEpoch is the epoch that a source begins with.
+const firstEpoch = 1
