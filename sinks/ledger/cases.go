@@ -123,11 +123,6 @@ func (c *Core) RecheckAgain(s *Subject, now time.Time) time.Time {
 	return now.Add(c.RecheckFirst)
 }
 
-// RetryPause is the pause after a failed attempt of phase 2, by how many there have been.
-func (c *Core) RetryPause(attempts int) time.Duration {
-	return c.RecheckFirst * time.Duration((max(attempts, 1)-1)%MaxAttempts)
-}
-
 // Residuals says where bytes of what was erased at a time may still lie, and until when.
 func Residuals(cfg *config.Replica, at time.Time) []schema.Residual {
 	var out []schema.Residual
@@ -135,4 +130,55 @@ func Residuals(cfg *config.Replica, at time.Time) []schema.Residual {
 		out = append(out, schema.Residual{Kind: kind, Until: cfg.Residuals[kind].After(at)})
 	}
 	return out
+}
+
+// Trips reports whether the breaker keeps a due case waiting for a release: it is one of a burst or of a pass.
+func (x *OpenedCase) Trips(cfg *config.Replica) bool {
+	return !x.Released && (x.Snapshot || x.Burst > cfg.Breaker.NewCases)
+}
+
+// Lost reports whether a case that phase 2 has run for counts as one without a row, which is looked up again. A subject that
+// has lost its row since phase 1 does; one whose phase 2 has run before does not, because phase 2 may have deleted it: the
+// read-back says whether anything is left. Where phase 2 takes the CRM key it cannot say so, because nobody can tell a row
+// that is gone from one that has lost its key.
+func (x *OpenedCase) Lost(crmErased bool) bool {
+	return !x.Subject.Effect.Matched && (!x.Erased || crmErased)
+}
+
+// Failed counts an attempt of a case that did not succeed; suppressed says that phase 2 did not run. over says that it was
+// the last of its round: the case is failed, and stays suppressed until a release. Else it is tried again after pause.
+func (c *Core) Failed(x *OpenedCase, suppressed bool) (pause time.Duration, over bool) {
+	pause = c.RecheckFirst * time.Duration((max(x.Attempts, 1)-1)%MaxAttempts)
+	if suppressed {
+		x.Attempts++
+	}
+	return pause, x.Attempts%MaxAttempts == 0
+}
+
+// Postponed says why a case of which nothing was found is not called verified yet, and how long it is left alone; 0: it is.
+func Postponed(gaps, unmapped []string) (wait, code string, pause time.Duration) {
+	switch {
+	case len(gaps) > 0:
+		return WaitGap, ReasonGap, GapRecheck
+	case len(unmapped) > 0:
+		return WaitNone, ReasonUnmapped, UnmappedRecheck
+	}
+	return "", "", 0
+}
+
+// PersonKeys are the replica's keys of some persons (person.key in text form), each with the place of the case or subject
+// that it belongs to.
+type PersonKeys struct {
+	Places []int32
+	Keys   []string
+}
+
+// Add adds a key, unless it is there already.
+func (p *PersonKeys) Add(place int, key string) {
+	for i, k := range p.Keys {
+		if k == key && int(p.Places[i]) == place {
+			return
+		}
+	}
+	p.Places, p.Keys = append(p.Places, int32(place)), append(p.Keys, key) //nolint:gosec // at most VerifyLimit
 }
