@@ -140,10 +140,51 @@ func TestPostgresExample(t *testing.T) {
 	}
 }
 
+func postgresExample(t *testing.T) string {
+	t.Helper()
+	text, err := Example("postgres", "postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// TestStarterFileOfEachMix loads what lethe init writes for databases other than PostgreSQL.
+func TestStarterFileOfEachMix(t *testing.T) {
+	folder := t.TempDir()
+	write(t, folder, "secrets/crm-password", 0o600, "crm secret\n")
+	write(t, folder, "secrets/marketing-password", 0o400, "marketing secret")
+	for _, source := range Databases() {
+		for _, replica := range Databases() {
+			text, err := Example(source, replica)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, folder, "lethe.yaml", 0o644, text)
+			c, err := Load(filepath.Join(folder, "lethe.yaml"))
+			if err != nil {
+				t.Fatalf("%s, %s: %v", source, replica, err)
+			}
+			if (c.Source.MySQL != nil) != (source == "mysql") || (c.Replicas["marketing"].MySQL != nil) != (replica == "mysql") {
+				t.Errorf("%s, %s: the file names others:\n%s", source, replica, text)
+			}
+			if n := strings.Count(text, "postgres"); source == "mysql" && replica == "mysql" && n > 0 {
+				t.Errorf("%d times PostgreSQL in a file for MySQL:\n%s", n, text)
+			}
+			if mysql := c.Source.MySQL; mysql != nil && (c.Source.Tables["crm.customer"] == nil || mysql.Password.Reveal() != "crm secret") {
+				t.Errorf("%s, %s: the source is %+v with %v", source, replica, mysql, c.Source.Tables)
+			}
+		}
+	}
+	if _, err := Example("oracle", "mysql"); err == nil {
+		t.Error("a starter file for a database that nobody knows")
+	}
+}
+
 // TestStarterFile loads what lethe init writes, once its password files exist.
 func TestStarterFile(t *testing.T) {
 	folder := t.TempDir()
-	write(t, folder, "lethe.yaml", 0o644, Example())
+	write(t, folder, "lethe.yaml", 0o644, postgresExample(t))
 	write(t, folder, "secrets/crm-password", 0o600, "crm secret\n")
 	write(t, folder, "secrets/marketing-password", 0o400, "marketing secret")
 	c, err := Load(filepath.Join(folder, "lethe.yaml"))
@@ -177,7 +218,7 @@ func write(t *testing.T, folder, name string, mode os.FileMode, content string) 
 
 func TestSecretFiles(t *testing.T) {
 	folder := t.TempDir()
-	write(t, folder, "lethe.yaml", 0o644, Example())
+	write(t, folder, "lethe.yaml", 0o644, postgresExample(t))
 	write(t, folder, "secrets/crm-password", 0o640, "crm secret\n")
 	_, err := Load(filepath.Join(folder, "lethe.yaml"))
 	if err == nil {
@@ -231,7 +272,7 @@ func TestEnvironment(t *testing.T) {
 		"password_file: secrets/crm-password", "password: ${LETHE_TEST_PASSWORD}",
 		"new_cases: 20", `new_cases: "${LETHE_TEST_CASES}"`,
 		"contact.blocked: true", `contact.blocked: "${LETHE_TEST_FLAG}"`,
-	).Replace(Example())
+	).Replace(postgresExample(t))
 	c, err := Parse([]byte(text), "lethe.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,13 +14,18 @@ import (
 )
 
 func initCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var source, replica string
+	cmd := &cobra.Command{
 		Use: "init", Short: "Write a commented starter config file, unless there is one", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := writeNew(g.config, config.Example()); err != nil {
+			text, err := config.Example(source, replica)
+			if err != nil {
+				return usageError{err}
+			}
+			if err := writeNew(g.config, text); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), `wrote %s
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), `wrote %s
 Next: put your own names into it and the passwords into their files (chmod 600), then
   lethe keys init     make the keys
   lethe check         see what is missing, with the statement that mends each fault
@@ -29,6 +35,10 @@ Next: put your own names into it and the passwords into their files (chmod 600),
 			return err
 		},
 	}
+	kinds := strings.Join(config.Databases(), " or ")
+	cmd.Flags().StringVar(&source, "source", "postgres", kinds+": the database of the CRM; MariaDB is mysql")
+	cmd.Flags().StringVar(&replica, "replica", "postgres", kinds+": the database of the replica")
+	return cmd
 }
 
 // writeNew writes a file that does not exist yet.
