@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -54,8 +55,14 @@ func unreachableCode(code string) bool {
 	case "eof", "closed", "timeout", "deadline_exceeded", "dns", tooManyConnections:
 		return true
 	}
+	if slices.Contains(mysqlUnreachable, code) {
+		return true
+	}
 	return strings.HasPrefix(code, "errno_") || len(code) == sqlstateLength && (code[:2] == "08" || code[:3] == "57P")
 }
+
+// mysqlUnreachable are the answers of a MySQL or MariaDB server that has no room, or is going down.
+var mysqlUnreachable = []string{"mysql_1040", "mysql_1053", "mysql_1203", "mysql_1226", "mysql_1927", "mysql_2006", "mysql_2013", "mysql_3168"}
 
 const (
 	// sqlstateLength is the length of every SQLSTATE.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"lethe/capture"
@@ -22,6 +23,7 @@ func TestUnreachableIsToldFromRefused(t *testing.T) {
 	_, missing := os.Open("/does/not/exist")
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}
 	sqlstate := func(code string) error { return pii.DriverError(&pgconn.PgError{Code: code}) }
+	mysqlError := func(number uint16) error { return pii.DriverError(&mysql.MySQLError{Number: number}) }
 	for name, tc := range map[string]struct {
 		err  error
 		want bool
@@ -33,6 +35,10 @@ func TestUnreachableIsToldFromRefused(t *testing.T) {
 		"hung up":             {fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), true},
 		"server stops":        {sqlstate("57P01"), true},
 		"too many":            {sqlstate("53300"), true},
+		"MySQL is full":       {fmt.Errorf("x: %w", mysqlError(1040)), true},
+		"MySQL stops":         {mysqlError(1053), true},
+		"MySQL is gone":       {pii.DriverError(mysql.ErrInvalidConn), true},
+		"MySQL refuses":       {mysqlError(1045), false},
 		"in a sink":           {&sinks.Error{Op: "x", Err: sqlstate("08006")}, true},
 		"said so":             {errors.Join(errors.New("x"), app.ErrUnreachable), true},
 		"privilege":           {sqlstate("42501"), false},

@@ -1,6 +1,9 @@
 package app
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // nextSteps say what to do about an error code of a case.
 var nextSteps = map[string]string{
@@ -17,19 +20,40 @@ func NextStep(code string) string {
 	if step := nextSteps[code]; step != "" {
 		return step
 	}
-	if len(code) != sqlstateLength {
-		return ""
-	}
 	switch {
-	case code == "42501":
+	case slices.Contains(mysqlPrivilege, code), code == "42501":
 		return "a privilege is missing: `lethe check --fix-sql` prints the GRANT; then `lethe release CASE` if the case has failed"
+	case slices.Contains(mysqlMapping, code):
+		return stepMapping
+	case slices.Contains(mysqlPasses, code):
+		return ""
+	case len(code) == mysqlLength && strings.Trim(code, "0123456789") == "":
+		return stepValue
+	case len(code) != sqlstateLength:
+		return ""
 	case strings.HasPrefix(code, "22"), strings.HasPrefix(code, "23"), strings.HasPrefix(code, "P0"):
-		return "the replica refuses a value (a constraint, a trigger): mend it, then `lethe release CASE` if the case has failed"
+		return stepValue
 	case strings.HasPrefix(code, "42"):
-		return "the replica's tables are not those of the mapping: `lethe check` names the difference; then `lethe release CASE` if the case has failed"
+		return stepMapping
 	}
 	return ""
 }
+
+const (
+	stepValue   = "the replica refuses a value (a constraint, a trigger): mend it, then `lethe release CASE` if the case has failed"
+	stepMapping = "the replica's tables are not those of the mapping: `lethe check` names the difference; then `lethe release CASE` if the case has failed"
+
+	// mysqlLength is the length of the number of a MySQL or MariaDB error, which stands where PostgreSQL has an SQLSTATE.
+	mysqlLength = 4
+)
+
+// The numbers of MySQL and MariaDB for a privilege that is missing, for a table or column that is, and for what passes by
+// itself: locks, deadlocks, failovers, time limits.
+var (
+	mysqlPasses    = []string{"1040", "1053", "1205", "1213", "1290", "1317", "1792", "1836", "1969", "3024"}
+	mysqlPrivilege = []string{"1142", "1143", "1227", "1370"}
+	mysqlMapping   = []string{"1054", "1146"}
+)
 
 // WaitsFor is what a case waits for: where no wait is set and it is not proven, the error code that keeps it back.
 func (c *CaseInfo) WaitsFor() string {
