@@ -76,7 +76,6 @@ func installMySQL(ctx context.Context) error {
 		"Dir::Etc::preferencesparts": os.DevNull,
 		"Acquire::Languages":         "none",
 		"Acquire::Retries":           "2",
-		"Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled": "false",
 	}
 	var errs []error
 	for _, mirror := range mirrors {
@@ -133,9 +132,10 @@ func debianMirrors(ctx context.Context) ([]string, error) {
 	return mirrors, nil
 }
 
-// apt runs apt-get with settings beside those of the machine.
+// apt runs apt-get with settings beside those of the machine, and with its
+// downloads as ourselves: the folders are not open to its own user.
 func apt(ctx context.Context, config map[string]string, args ...string) error {
-	var options []string
+	options := []string{"-o", "APT::Sandbox::User=root"}
 	for name, value := range config {
 		options = append(options, "-o", name+"="+value)
 	}
@@ -166,7 +166,6 @@ func installTree(ctx context.Context, t tree) error {
 		config := map[string]string{
 			"Dir::State::status": status, "Dir::Cache": work, "Dir::Cache::archives": archives,
 			"Debug::NoLocking": "true", "APT::Install-Recommends": "false",
-			"APT::Sandbox::User": "root", // the folder is ours
 		}
 		for name, value := range t.config {
 			config[name] = value
