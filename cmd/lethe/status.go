@@ -46,16 +46,7 @@ func printStatus(w io.Writer, s *app.StatusReport) error {
 	if src.Error != "" {
 		b.WriteString("  " + src.Error + "\n")
 	}
-	if src.SlotState != "" {
-		fmt.Fprintf(&b, "  slot %s, %s; %s not acknowledged, %s held back", src.SlotState, reading(src.Reading), size(src.LagBytes), size(src.RetainedBytes))
-		if src.SafeBytes >= 0 {
-			fmt.Fprintf(&b, ", %s more until it is lost", size(src.SafeBytes))
-		}
-		if src.OverLimit {
-			b.WriteString("; more than max_retained_wal")
-		}
-		b.WriteByte('\n')
-	}
+	printLog(&b, src)
 	b.WriteString("kafka\n")
 	if s.Kafka.Error != "" {
 		b.WriteString("  " + s.Kafka.Error + "\n")
@@ -76,6 +67,35 @@ func printStatus(w io.Writer, s *app.StatusReport) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// printLog tells how the slot stands, or the binary log.
+func printLog(b *strings.Builder, src *app.SourceStatus) {
+	if src.SlotState == "" {
+		return
+	}
+	name, kept, limit := "slot", "held back", "max_retained_wal"
+	if src.Database == "mysql" {
+		name, kept, limit = "binary log", "kept by the server", "max_binlog_lag"
+	}
+	fmt.Fprintf(b, "  %s %s, %s", name, src.SlotState, reading(src.Reading))
+	end := "; "
+	for _, n := range []struct {
+		bytes int64
+		what  string
+	}{{src.LagBytes, "not acknowledged"}, {src.RetainedBytes, kept}, {src.SafeBytes, "more until it is lost"}} {
+		if n.bytes >= 0 {
+			b.WriteString(end + size(n.bytes) + " " + n.what)
+			end = ", "
+		}
+	}
+	if src.SafeSeconds >= 0 {
+		b.WriteString(end + round(src.SafeSeconds) + " until it may be purged")
+	}
+	if src.OverLimit {
+		b.WriteString("; more than " + limit)
+	}
+	b.WriteByte('\n')
 }
 
 func printReplica(b *strings.Builder, r *app.ReplicaStatus) {

@@ -107,7 +107,8 @@ func (r *captureRole) watch(ctx context.Context) {
 			r.pipeline.Report(gap)
 		}
 		if err == nil && status.OverLimit {
-			err = fmt.Errorf("the source holds %d bytes of log back, more than %s: find out what holds capture back", status.RetainedBytes, r.limit)
+			err = fmt.Errorf("more of the source's log waits than %s allows (%d bytes kept, %d not acknowledged): find out what holds capture back",
+				r.limit, status.RetainedBytes, status.LagBytes)
 		}
 		r.mu.Lock()
 		changed := (err == nil) != (r.alarm == nil)

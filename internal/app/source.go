@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -25,20 +26,23 @@ type source interface {
 	Close(ctx context.Context) error
 }
 
-// LogStatus is how the source's log stands. A number that a database does not tell is 0, SafeBytes -1.
+// LogStatus is how the source's log stands.
 type LogStatus struct {
-	Reading       bool   // a process reads
-	State         string // of the slot, or of the binlog that is needed
-	LagBytes      int64  // not acknowledged
-	RetainedBytes int64  // held back, or not read yet
-	SafeBytes     int64  // that can still be written before the log is lost; -1: no limit
-	OverLimit     bool   // RetainedBytes exceeds the limit of the config
+	Reading       bool          // a process reads
+	State         string        // of the slot, or of the binlog that is needed
+	LagBytes      int64         // not acknowledged; -1: not known
+	RetainedBytes int64         // held back for us, or kept by the server; -1: not known
+	SafeBytes     int64         // that can still be written before the log is lost; -1: no limit, or none in bytes
+	SafeFor       time.Duration // until the log may be lost; -1: no limit, or none in time
+	OverLimit     bool          // more than the limit of the config
 }
 
 // sourceServer is what commands do with the database of the CRM.
 type sourceServer interface {
 	// open wires the source and connects to nothing.
 	open(log zerolog.Logger, registerer prometheus.Registerer) (source, error)
+	// status looks at the log once, as source.Watch does.
+	status(ctx context.Context) (LogStatus, error)
 	check(ctx context.Context) ([]Finding, error)
 	// preview and setup connect with an owner's dsn; role is Lethe's login, empty for the user of the config's dsn.
 	preview(ctx context.Context, ownerDSN, role string) ([]Finding, error)
@@ -47,7 +51,8 @@ type sourceServer interface {
 	uninstall(ctx context.Context) ([]string, error)
 	// dropLogin takes Lethe's login away.
 	dropLogin() string
-	// limit is how the config calls the limit of RetainedBytes.
+	// database and limit are how the config calls the section, and the alarm on log that waits.
+	database() string
 	limit() string
 	// capturesOwn lists the codes of findings that capture understands by itself; see Preflight.
 	capturesOwn() []string
@@ -73,6 +78,14 @@ func openSource(cfg *config.Config) (source, error) {
 		return nil, err
 	}
 	return server.open(zerolog.Nop(), nil)
+}
+
+// look watches the log once, and closes the source.
+func look(ctx context.Context, s source) (LogStatus, error) {
+	status, err := s.Watch(ctx)
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	return status, errors.Join(err, s.Close(bound))
 }
 
 // tableNeeds is what the mapping reads of one table.

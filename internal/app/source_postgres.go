@@ -65,8 +65,17 @@ type watchedSlot struct{ *capturepg.Source }
 func (w watchedSlot) Watch(ctx context.Context) (LogStatus, error) {
 	s, err := w.Source.Watch(ctx)
 	return LogStatus{
-		Reading: s.Active, State: s.WALStatus, LagBytes: s.Lag, RetainedBytes: s.RetainedWAL, SafeBytes: s.SafeWAL, OverLimit: s.OverLimit,
+		Reading: s.Active, State: s.WALStatus, LagBytes: s.Lag, RetainedBytes: s.RetainedWAL, SafeBytes: s.SafeWAL, SafeFor: -1,
+		OverLimit: s.OverLimit,
 	}, err
+}
+
+func (s *postgresSource) status(ctx context.Context) (LogStatus, error) {
+	opened, err := s.open(zerolog.Nop(), nil)
+	if err != nil {
+		return LogStatus{}, err
+	}
+	return look(ctx, opened)
 }
 
 func (s *postgresSource) check(ctx context.Context) ([]Finding, error) {
@@ -113,6 +122,8 @@ func (s *postgresSource) uninstall(ctx context.Context) ([]string, error) {
 func (s *postgresSource) dropLogin() string {
 	return dropPostgresLogin(postgresUser(s.cfg.Source.Postgres.DSN))
 }
+
+func (s *postgresSource) database() string { return "postgres" }
 
 func (s *postgresSource) limit() string { return "max_retained_wal" }
 

@@ -25,16 +25,19 @@ type StatusReport struct {
 	Replicas []ReplicaStatus `json:"replicas"`
 }
 
-// SourceStatus is the slot on the source.
+// SourceStatus is the log of the source: PostgreSQL's slot, or the binary log.
 type SourceStatus struct {
-	Error string `json:"error,omitempty"`
-	// Reading is set while a process reads from the slot.
-	Reading       bool   `json:"reading"`
-	LagBytes      int64  `json:"lag_bytes"`      // of log not acknowledged
-	RetainedBytes int64  `json:"retained_bytes"` // of log held back for the slot
-	SafeBytes     int64  `json:"safe_bytes"`     // that can still be written before the slot is lost; -1: no limit
-	OverLimit     bool   `json:"over_limit"`     // retained_bytes exceeds max_retained_wal
-	SlotState     string `json:"slot_state"`     // reserved, extended, unreserved, lost; missing
+	Error    string `json:"error,omitempty"`
+	Database string `json:"database,omitempty"` // postgres or mysql
+	// Reading is set while a process reads from the slot, or holds the named lock.
+	Reading       bool    `json:"reading"`
+	LagBytes      int64   `json:"lag_bytes"`      // of log not acknowledged; -1: not known
+	RetainedBytes int64   `json:"retained_bytes"` // of log held back for the slot; of MySQL all that the server keeps, -1: not known
+	SafeBytes     int64   `json:"safe_bytes"`     // that can still be written before the slot is lost; -1: no limit
+	SafeSeconds   float64 `json:"safe_seconds"`   // until MySQL may purge what is not acknowledged; -1: no limit
+	OverLimit     bool    `json:"over_limit"`     // retained_bytes exceeds max_retained_wal, or lag_bytes max_binlog_lag
+	// SlotState is reserved, extended, unreserved, lost or missing; of the binary log reserved, expiring or lost.
+	SlotState string `json:"slot_state"`
 
 	err error
 }
@@ -145,17 +148,17 @@ func ReadStatus(ctx context.Context, cfg *config.Config) *StatusReport {
 }
 
 func readSource(ctx context.Context, cfg *config.Config) (s SourceStatus) {
-	source, err := openSource(cfg)
+	server, err := sourceOf(cfg)
 	if err == nil {
 		var log LogStatus
-		log, err = source.Watch(ctx)
+		log, err = server.status(ctx)
 		s = SourceStatus{
-			Reading: log.Reading, LagBytes: log.LagBytes, RetainedBytes: log.RetainedBytes, SafeBytes: log.SafeBytes, OverLimit: log.OverLimit,
-			SlotState: log.State,
+			Database: server.database(), Reading: log.Reading, LagBytes: log.LagBytes, RetainedBytes: log.RetainedBytes,
+			SafeBytes: log.SafeBytes, SafeSeconds: -1, OverLimit: log.OverLimit, SlotState: log.State,
 		}
-		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		err = errors.Join(err, source.Close(bound))
+		if log.SafeFor >= 0 {
+			s.SafeSeconds = log.SafeFor.Seconds()
+		}
 	}
 	if err != nil {
 		s.err, s.Error = err, err.Error()
