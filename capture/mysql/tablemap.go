@@ -20,7 +20,7 @@ type tableMap struct {
 // maxColumns is above the servers' own limit of 4096.
 const maxColumns = 1 << 13
 
-// typeOffset values of MariaDB for compressed columns, which go-mysql does not know.
+// The types of MariaDB's compressed columns, which go-mysql does not know.
 const (
 	typeBlobCompressed    = 140
 	typeVarcharCompressed = 141
@@ -250,6 +250,9 @@ func (c *column) readString(real, length byte) error {
 			return errors.New("size of an ENUM or SET out of range")
 		}
 		return nil
+	}
+	if real|0x30 != gomysql.MYSQL_TYPE_STRING {
+		return fmt.Errorf("unknown type %d", real)
 	}
 	c.form, c.prefix, c.char = formText, 1, true
 	c.length = int(length) | int(real&0x30^0x30)<<4
