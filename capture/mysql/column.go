@@ -56,6 +56,8 @@ func (c *column) character(mariadb bool) bool {
 		return true
 	case gomysql.MYSQL_TYPE_GEOMETRY, typeBlobCompressed, typeVarcharCompressed:
 		return mariadb
+	case gomysql.MYSQL_TYPE_VECTOR:
+		return true
 	}
 	return false
 }

@@ -184,6 +184,10 @@ func (d *rowDecoder) readImage(s *shape, img image, b []byte, row []capture.Valu
 		if !c.wanted {
 			continue
 		}
+		if different && n == 0 {
+			row[i] = s.before[i] // no difference at all
+			continue
+		}
 		if different {
 			return nil, &ColumnTypeError{
 				Table: s.table.Name, Column: s.table.Columns[i].Name,

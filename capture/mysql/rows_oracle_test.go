@@ -81,7 +81,7 @@ func (o *oracle) rows(tableMap []byte, t replication.EventType, rows []byte) (ev
 }
 
 // agrees compares a value with what the library made of it.
-func (o *oracle) agrees(c *column, i int, got capture.Value, want any) error {
+func (o *oracle) agrees(c *column, got capture.Value, want any) error {
 	if want == nil || got.State != capture.Present {
 		if want != nil || got.State == capture.Present {
 			return fmt.Errorf("one is NULL: got state %d, want %T", got.State, want)
@@ -89,7 +89,7 @@ func (o *oracle) agrees(c *column, i int, got capture.Value, want any) error {
 		return nil
 	}
 	text := string(got.Text)
-	expect, same := o.expected(c, i, want), func(a, b string) bool { return a == b }
+	expect, same := o.expected(c, want), func(a, b string) bool { return a == b }
 	switch c.form { //nolint:exhaustive // the others are the same text
 	case formTime:
 		if strings.HasPrefix(text, "-") {
@@ -98,8 +98,8 @@ func (o *oracle) agrees(c *column, i int, got capture.Value, want any) error {
 	case formTime2, formDatetime2, formTimestamp2:
 		same = func(a, b string) bool { return shortFraction(a) == shortFraction(b) }
 	case formJSON:
-		if strings.Contains(text, "00:00:00") || text == "null" {
-			return nil // the library prints no fraction here, and an empty document as nothing
+		if strings.Contains(text, "00:00:00") || expect == "" {
+			return nil // the library prints no fraction here, and nothing for an empty document or a difference that is none
 		}
 		same = sameJSON
 	case formFloat:
@@ -111,7 +111,7 @@ func (o *oracle) agrees(c *column, i int, got capture.Value, want any) error {
 	return nil
 }
 
-func (o *oracle) expected(c *column, i int, want any) string {
+func (o *oracle) expected(c *column, want any) string {
 	switch v := want.(type) {
 	case []byte:
 		if c.form == formBytes {
@@ -156,7 +156,6 @@ func (o *oracle) expected(c *column, i int, want any) string {
 			return "0000"
 		}
 	}
-	_ = i
 	return fmt.Sprint(want)
 }
 
@@ -235,7 +234,7 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 	}
 	for r := range images {
 		for i := range s.columns {
-			if err := o.agrees(&s.columns[i], i, images[r][i], event.Rows[r][i]); err != nil {
+			if err := o.agrees(&s.columns[i], images[r][i], event.Rows[r][i]); err != nil {
 				t.Fatalf("image %d, column %d: %v", r, i, err)
 			}
 		}
