@@ -3,6 +3,7 @@ package mysql
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -201,18 +202,22 @@ type ledgerTables struct{ prefix string }
 
 // sql puts the prefix into a statement: {p} stands for it. It holds nothing that would have to be quoted: config allows
 // letters, digits and _.
-func (l ledgerTables) sql(statement string) string { return strings.ReplaceAll(statement, "{p}", l.prefix) }
+func (l ledgerTables) sql(statement string) string {
+	return strings.ReplaceAll(statement, "{p}", l.prefix)
+}
 
 // quote quotes one identifier segment.
 func quote(identifier string) string {
 	return "`" + strings.ReplaceAll(identifier, "`", "``") + "`"
 }
 
-// literal is a text constant for where no parameter can stand. Digits alone, because what a backslash or a quotation mark
-// means depends on sql_mode.
+var plainForm = regexp.MustCompile(`^[A-Za-z0-9_.:@%-]*$`)
+
+// literal is a text constant for where no parameter can stand. What a backslash or a quotation mark means depends on
+// sql_mode: any but the plainest text is written in hexadecimal digits.
 func literal(text string) string {
-	if text == "" {
-		return "_utf8mb4''"
+	if plainForm.MatchString(text) {
+		return "'" + text + "'"
 	}
 	return fmt.Sprintf("_utf8mb4 0x%x", text)
 }
@@ -233,6 +238,14 @@ func (l ledgerTables) readMeta(ctx context.Context, q querier) (map[string]strin
 		meta[k] = v
 	}
 	return meta, classify("reading ledger tables", rows.Err())
+}
+
+// hasMeta reports whether the login sees the table meta.
+func (l ledgerTables) hasMeta(ctx context.Context, q querier) (bool, error) {
+	var n int
+	err := q.QueryRowContext(ctx, `SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?`,
+		l.prefix+"meta").Scan(&n)
+	return n > 0, classify("reading ledger tables", err)
 }
 
 // present counts how many of the ledger tables the login can see.

@@ -16,6 +16,7 @@ import (
 // type. It is immutable; a worker makes a new one when the catalog turns out to have changed.
 type Mapping struct {
 	server   server
+	prefix   string // of Lethe's own tables
 	person   *table
 	key      *column   // of person: what other tables refer to
 	crm      []*column // of person: the CRM key, in the order of source.subject.key
@@ -99,7 +100,7 @@ type compiler struct {
 // compile resolves a mapping against the catalog. Findings of severity error mean that the Mapping must not be used;
 // the error is one of the connection.
 func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []ledger.Finding, error) {
-	c := &compiler{q: q, cfg: cfg, m: &Mapping{tables: map[string]*table{}, audience: cfg.Audience, indexed: true}}
+	c := &compiler{q: q, cfg: cfg, m: &Mapping{prefix: cfg.MySQL.Prefix, tables: map[string]*table{}, audience: cfg.Audience, indexed: true}}
 	var err error
 	if c.m.server, err = readServer(ctx, q); err != nil {
 		return nil, nil, err
