@@ -23,13 +23,20 @@ type Login struct {
 	DSN      string // user@tcp(host:3306)/database, as config accepts it; an owner's may hold a password
 	Password config.Secret
 	CAFile   string // PEM of the authority that signed the server's certificate; empty: those of the system
+	// Anywhere connects to no database: statements name theirs, and a login that may do nothing in the dsn's database yet can
+	// be told so.
+	Anywhere bool
 }
 
-// Source is the login of a CRM.
-func Source(m *config.MySQLSource) Login { return Login{m.DSN, m.Password, m.CAFile} }
+// Source is the login of a CRM. Its statements name their databases.
+func Source(m *config.MySQLSource) Login {
+	return Login{DSN: m.DSN, Password: m.Password, CAFile: m.CAFile, Anywhere: true}
+}
 
 // Replica is the login of a replica.
-func Replica(m *config.MySQLServer) Login { return Login{m.DSN, m.Password, m.CAFile} }
+func Replica(m *config.MySQLServer) Login {
+	return Login{DSN: m.DSN, Password: m.Password, CAFile: m.CAFile}
+}
 
 // connectTimeout is used where the dsn names none.
 const connectTimeout = 10 * time.Second
@@ -44,6 +51,9 @@ func (l Login) Config() (*mysql.Config, error) {
 	}
 	if l.Password.IsSet() {
 		c.Passwd = l.Password.Reveal()
+	}
+	if l.Anywhere {
+		c.DBName = ""
 	}
 	if c.Timeout == 0 {
 		c.Timeout = connectTimeout
