@@ -263,3 +263,14 @@ func (c *Core) FollowedReceipt(f *Followed, remaining int64, gaps []string, at t
 	rc.Verification = &schema.Verification{Method: VerifyMethod, Remaining: remaining, At: at}
 	return rc
 }
+
+// AwaitingReceipt is the receipt of a case that the breaker keeps until somebody releases it.
+func (c *Core) AwaitingReceipt(x *OpenedCase, gaps []string, now time.Time) *Receipt {
+	reason := ReasonBreaker
+	if x.Snapshot {
+		reason = ReasonSnapshot
+	}
+	rc := c.CaseReceipt(x, schema.ReceiptAwaitingRelease, x.Attempts, reason, gaps, now)
+	rc.Evidence = schema.EvidenceApplied
+	return rc
+}

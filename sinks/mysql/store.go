@@ -1,0 +1,357 @@
+package mysql
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"lethe/schema"
+	"lethe/sinks"
+	"lethe/sinks/ledger"
+)
+
+// rowSet is a set of rows on its way into a ledger table: one JSON parameter, and the table that the server makes of it.
+type rowSet struct {
+	columns string // of JSON_TABLE
+	doc     []byte
+	n       int
+}
+
+// The types of columns of a rowSet. Byte strings come in hexadecimal digits.
+const (
+	typeHex  = "LONGTEXT CHARACTER SET ascii COLLATE ascii_bin"
+	typeText = "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+	typeWord = "VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+	typeKey  = "VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin"
+	typeTime = "DATETIME(6)"
+	typeInt  = "BIGINT"
+)
+
+// rowsOf begins a rowSet; columns alternate names and types.
+func rowsOf(columns ...string) *rowSet {
+	var b strings.Builder
+	for i := 0; i < len(columns); i += 2 {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(columns[i] + " " + columns[i+1] + " PATH '$[" + strconv.Itoa(i/2) + "]'")
+	}
+	return &rowSet{columns: b.String()}
+}
+
+// begin starts a row; the values follow in the order of the columns, each behind next but the first.
+func (r *rowSet) begin() {
+	r.doc = append(r.doc, separator(r.n)+"["...)
+	r.n++
+}
+
+func (r *rowSet) next() { r.doc = append(r.doc, ',') }
+
+func (r *rowSet) end() { r.doc = append(r.doc, ']') }
+
+// table is the rows as a table v.
+func (r *rowSet) table() string { return "JSON_TABLE(?, '$[*]' COLUMNS (" + r.columns + ")) AS v" }
+
+func (r *rowSet) arg() string { return string(closeList(r.doc)) }
+
+// add appends one row of ready values: []byte (hexadecimal digits), string, int64, bool, time.Time; a nil []byte, a zero time
+// and a nil are null.
+func (r *rowSet) add(values ...any) {
+	r.begin()
+	for i, v := range values {
+		if i > 0 {
+			r.next()
+		}
+		switch v := v.(type) {
+		case []byte:
+			r.doc = appendHex(r.doc, v)
+		case string:
+			r.doc = appendText(r.doc, v)
+		case int32:
+			r.doc = strconv.AppendInt(r.doc, int64(v), 10)
+		case int64:
+			r.doc = strconv.AppendInt(r.doc, v, 10)
+		case bool:
+			r.doc = appendBool(r.doc, v)
+		case time.Time:
+			r.doc = appendTime(r.doc, v)
+		default:
+			r.doc = append(r.doc, "null"...)
+		}
+	}
+	r.end()
+}
+
+// writeAll writes everything that a unit leaves in the ledger tables.
+func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
+	if err := r.writeSubjects(ctx, tx, u.Set.List); err != nil {
+		return err
+	}
+	if err := r.writeFacts(ctx, tx, u.Set.List); err != nil {
+		return err
+	}
+	if err := r.writeCases(ctx, tx, u); err != nil {
+		return err
+	}
+	if err := r.writeReadback(ctx, tx, u); err != nil {
+		return err
+	}
+	if err := r.writeSingles(ctx, tx, u); err != nil {
+		return err
+	}
+	receipts, err := u.Receipts()
+	if err != nil {
+		return err
+	}
+	return r.writeReceipts(ctx, tx, receipts)
+}
+
+func subjectRows() *rowSet {
+	return rowsOf("ref", typeKey, "part", typeInt, "sealed_key", typeHex, "state", typeWord, "erased_order", typeKey, "blocked", typeWord,
+		"unmatched_since", typeTime, "recheck_at", typeTime, "next_change_at", typeTime)
+}
+
+func (r *rowSet) addSubject(s *ledger.Subject, key []byte) {
+	r.begin()
+	r.doc = appendHex(r.doc, s.Ref[:])
+	r.next()
+	r.doc = strconv.AppendInt(r.doc, int64(s.Part), 10)
+	r.next()
+	r.doc = appendHex(r.doc, key)
+	r.next()
+	r.doc = appendText(r.doc, s.State)
+	r.next()
+	r.doc = appendHex(r.doc, s.ErasedOrder)
+	r.next()
+	r.doc = appendTextOrNull(r.doc, s.Blocked)
+	for _, t := range []time.Time{s.UnmatchedSince, s.RecheckAt, s.NextChange} {
+		r.next()
+		r.doc = appendTime(r.doc, t)
+	}
+	r.end()
+}
+
+// writeSubjects writes the rows of subjects that are new or have changed. An existing sealed key stays: rotation renews
+// it, not every event. Whether a row exists is known, because the row of its partition has been ours since it was read;
+// so nothing is upserted.
+func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subject) error {
+	inserts, updates := subjectRows(), subjectRows()
+	for _, s := range list {
+		if !s.Dirty {
+			continue
+		}
+		key, err := r.core.NewKey(s)
+		if err != nil {
+			return err
+		}
+		if s.Known {
+			updates.addSubject(s, key)
+		} else {
+			inserts.addSubject(s, key)
+		}
+	}
+	if inserts.n > 0 {
+		_, err := tx.exec(ctx, r.ledger.sql(`
+			INSERT INTO {p}subject (ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at)
+			SELECT UNHEX(v.ref), v.part, UNHEX(v.sealed_key), v.state, UNHEX(v.erased_order), v.blocked, v.unmatched_since, v.recheck_at,
+				v.next_change_at FROM `+inserts.table()), inserts.arg())
+		if err != nil {
+			return own(err)
+		}
+	}
+	if updates.n > 0 {
+		_, err := tx.exec(ctx, r.ledger.sql(`
+			UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
+			SET s.sealed_key = COALESCE(s.sealed_key, UNHEX(v.sealed_key)), s.state = v.state, s.erased_order = UNHEX(v.erased_order),
+				s.blocked = v.blocked, s.unmatched_since = v.unmatched_since, s.recheck_at = v.recheck_at, s.next_change_at = v.next_change_at
+			WHERE s.ref = UNHEX(v.ref)`), updates.arg())
+		return own(err)
+	}
+	return nil
+}
+
+func factRows() *rowSet {
+	return rowsOf("ref", typeKey, "scope", typeWord, "contact_ref", typeKey, "ord", typeKey, "as_of", typeTime, "state", typeWord,
+		"valid_until", typeTime, "event_id", typeKey)
+}
+
+func (r *rowSet) addFact(s *ledger.Subject, f *sinks.Fact) {
+	r.begin()
+	r.doc = appendHex(r.doc, s.Ref[:])
+	r.next()
+	r.doc = appendText(r.doc, f.Scope)
+	r.next()
+	r.doc = appendHex(r.doc, ledger.ContactBytes(f))
+	r.next()
+	r.doc = appendHex(r.doc, f.Order[:])
+	r.next()
+	r.doc = appendTime(r.doc, f.AsOf)
+	r.next()
+	r.doc = appendText(r.doc, string(f.State))
+	r.next()
+	r.doc = appendTime(r.doc, f.ValidUntil)
+	r.next()
+	r.doc = appendHex(r.doc, f.EventID[:])
+	r.end()
+}
+
+// writeFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
+// were read, because the row of their partition is ours.
+func (r *Replica) writeFacts(ctx context.Context, tx *tx, list []*ledger.Subject) error {
+	inserts, updates := factRows(), factRows()
+	for _, s := range list {
+		for _, i := range s.Fresh {
+			if i < len(s.Stored) {
+				updates.addFact(s, &s.Facts[i])
+			} else {
+				inserts.addFact(s, &s.Facts[i])
+			}
+		}
+	}
+	if inserts.n > 0 {
+		_, err := tx.exec(ctx, r.ledger.sql(`
+			INSERT INTO {p}fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)
+			SELECT UNHEX(v.ref), v.scope, UNHEX(v.contact_ref), UNHEX(v.ord), v.as_of, v.state, v.valid_until, UNHEX(v.event_id)
+			FROM `+inserts.table()), inserts.arg())
+		if err != nil {
+			return own(err)
+		}
+	}
+	if updates.n > 0 {
+		n, err := tx.exec(ctx, r.ledger.sql(`
+			UPDATE `+updates.table()+` STRAIGHT_JOIN {p}fact f
+			SET f.ord = UNHEX(v.ord), f.as_of = v.as_of, f.state = v.state, f.valid_until = v.valid_until, f.event_id = UNHEX(v.event_id)
+			WHERE f.ref = UNHEX(v.ref) AND f.scope = v.scope AND f.contact_ref = UNHEX(v.contact_ref)`), updates.arg())
+		if err != nil {
+			return own(err)
+		}
+		if n != int64(updates.n) { // a fact that took the place of an older one has another event
+			return ledger.ErrFactsMoved()
+		}
+	}
+	return nil
+}
+
+// writeCases opens cases for new erasures. The time at which phase 2 is due is the replica's, not ours.
+func (r *Replica) writeCases(ctx context.Context, tx *tx, u *ledger.Unit) error {
+	pending, err := u.PendingRows()
+	if err != nil || len(pending) == 0 {
+		return err
+	}
+	rows := rowsOf("ref", typeKey, "case_id", typeKey, "event_id", typeKey, "part", typeInt, "wait", typeWord, "snapshot", typeInt,
+		"run_id", typeWord, "matched", typeInt, "observed", typeInt, "committed_at", typeTime, "config_digest", typeKey, "opened_at", typeTime,
+		"due_at", typeTime, "prior", typeHex)
+	for i := range pending {
+		p := &pending[i]
+		rows.add(p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, p.Wait, p.Snapshot, textArg(p.RunID), p.Matched, p.Observed, p.CommittedAt,
+			p.ConfigDigest[:], tx.now, tx.now.Add(p.CoolOff), p.Undo)
+	}
+	_, err = tx.exec(ctx, r.ledger.sql(`
+		INSERT INTO {p}pending (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed, committed_at, config_digest,
+			opened_at, suppressed_at, due_at, prior)
+		SELECT UNHEX(v.ref), UNHEX(v.case_id), UNHEX(v.event_id), v.part, 'suppressed', v.wait, v.snapshot, v.run_id, v.matched, v.observed,
+			v.committed_at, UNHEX(v.config_digest), v.opened_at, v.opened_at, v.due_at, CONVERT(UNHEX(v.prior) USING utf8mb4)
+		FROM `+rows.table()+`
+		ON DUPLICATE KEY UPDATE case_id = VALUES(case_id), event_id = VALUES(event_id), state = VALUES(state), wait = VALUES(wait), held = 0,
+			released = 0, snapshot = VALUES(snapshot), run_id = VALUES(run_id), matched = VALUES(matched), observed = VALUES(observed),
+			committed_at = VALUES(committed_at), config_digest = VALUES(config_digest), opened_at = VALUES(opened_at),
+			suppressed_at = VALUES(suppressed_at), due_at = VALUES(due_at), applied_at = NULL, verified_at = NULL, prior = VALUES(prior),
+			work = NULL, attempts = 0, error_code = NULL, mapping_digest = NULL`), rows.arg())
+	return own(err)
+}
+
+// writeReadback leaves the objections and restrictions that took effect to verification; those of a subject without a
+// row wait for it.
+func (r *Replica) writeReadback(ctx context.Context, tx *tx, u *ledger.Unit) error {
+	list := u.ReadbackRows()
+	if len(list) == 0 {
+		return nil
+	}
+	rows := rowsOf("event_id", typeKey, "ref", typeKey, "part", typeInt, "kind", typeWord, "committed_at", typeTime, "config_digest", typeKey,
+		"added_at", typeTime, "due", typeInt)
+	for i := range list {
+		b := &list[i]
+		rows.add(b.EventID[:], b.Ref[:], b.Part, b.Kind, b.CommittedAt, b.ConfigDigest[:], tx.now, b.Due)
+	}
+	_, err := tx.exec(ctx, r.ledger.sql(`
+		INSERT INTO {p}readback (event_id, ref, part, kind, committed_at, config_digest, added_at, due_at)
+		SELECT UNHEX(v.event_id), UNHEX(v.ref), v.part, v.kind, v.committed_at, UNHEX(v.config_digest), v.added_at,
+			CASE WHEN v.due THEN v.added_at ELSE '`+never+`' END
+		FROM `+rows.table()+` ON DUPLICATE KEY UPDATE {p}readback.part = {p}readback.part`), rows.arg())
+	return own(err)
+}
+
+// writeSingles writes what few records leave: decisions, gaps and records parked behind another.
+func (r *Replica) writeSingles(ctx context.Context, tx *tx, u *ledger.Unit) (err error) {
+	run := func(statement string, args ...any) {
+		if err == nil {
+			_, err = tx.exec(ctx, r.ledger.sql(statement), args...)
+		}
+	}
+	stored := tx.now // their order, within a batch too: the last word of an operator holds
+	u.Singles(func(p ledger.ParkedRow) {
+		run(`INSERT INTO {p}parked (part, off, ref, event_id, bytes, error_code, parked_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+			ON DUPLICATE KEY UPDATE part = {p}parked.part`, p.Part, p.Offset, p.Ref[:], p.EventID[:], p.Bytes, p.Code, tx.now)
+	}, func(d ledger.DecisionRow) {
+		checks, _ := json.Marshal(d.Checks) // strings: no error
+		run(`INSERT INTO {p}decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = {p}decision.part`,
+			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, string(checks), d.DecidedBy, timeArg(d.DecidedAt), stored)
+		stored = stored.Add(time.Microsecond)
+	}, func(g ledger.GapRow) { r.writeGap(run, tx.now, g.Part, g.Gap) })
+	return own(err)
+}
+
+// writeGap opens or closes a gap for one partition; see ledger.GapRow.
+func (r *Replica) writeGap(run func(statement string, args ...any), now time.Time, part int32, g *schema.Gap) {
+	if g.Opened {
+		run(`INSERT INTO {p}gap (gap_id, part, cause, from_order, to_order, opened_at) VALUES (?, ?, ?, ?, ?, ?)
+			ON DUPLICATE KEY UPDATE part = {p}gap.part`, g.GapID, part, g.Cause, g.From[:], g.To[:], now)
+		return
+	}
+	run(`INSERT INTO {p}gap (gap_id, part, cause, from_order, to_order, opened_at, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON DUPLICATE KEY UPDATE closed_at = COALESCE({p}gap.closed_at, VALUES(closed_at)), to_order = VALUES(to_order)`,
+		g.GapID, part, g.Cause, g.From[:], g.To[:], now, now)
+}
+
+// writeReceipts stores receipts as signed. One that is there already, to the byte, stays.
+func (r *Replica) writeReceipts(ctx context.Context, tx *tx, receipts []ledger.ReceiptRow) error {
+	if len(receipts) == 0 {
+		return nil
+	}
+	rows := rowsOf("receipt_id", typeKey, "event_id", typeKey, "case_id", typeKey, "ref", typeKey, "part", typeInt, "state", typeWord,
+		"attempt", typeInt, "body", typeHex, "made_at", typeTime)
+	for i := range receipts {
+		rc := &receipts[i]
+		rows.add(rc.ID[:], rc.EventID[:], rc.CaseID, rc.Ref, rc.Part, rc.State, rc.Attempt, rc.Body, tx.now)
+	}
+	_, err := tx.exec(ctx, r.ledger.sql(`
+		INSERT INTO {p}receipt (receipt_id, event_id, case_id, ref, part, state, attempt, body, made_at)
+		SELECT UNHEX(v.receipt_id), UNHEX(v.event_id), UNHEX(v.case_id), UNHEX(v.ref), v.part, v.state, v.attempt, UNHEX(v.body), v.made_at
+		FROM `+rows.table()+` ON DUPLICATE KEY UPDATE {p}receipt.part = {p}receipt.part`), rows.arg())
+	return own(err)
+}
+
+// signAndWrite stores receipts that are made outside a batch; nil ones are left away.
+func (r *Replica) signAndWrite(ctx context.Context, tx *tx, receipts ...*ledger.Receipt) error {
+	rows := make([]ledger.ReceiptRow, 0, len(receipts))
+	for _, rc := range receipts {
+		if rc == nil {
+			continue
+		}
+		row, err := r.core.Sign(rc)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row)
+	}
+	return r.writeReceipts(ctx, tx, rows)
+}
+
+// readOpenGaps lists the ids of the gaps that are open for this replica, for a receipt made outside a batch.
+func (r *Replica) readOpenGaps(ctx context.Context, q querier) ([]string, error) {
+	ids, err := column1[string](ctx, q, r.ledger.sql(`SELECT DISTINCT gap_id FROM {p}gap WHERE closed_at IS NULL ORDER BY 1`))
+	return ids, classify("reading gaps", err)
+}
