@@ -13,6 +13,8 @@ P ?= $(shell echo $$(($(PROCS) + 1)))
 PKG ?= ./...
 SEEDS ?= 1000
 FUZZTIME ?= 20s
+SOURCE ?= postgres
+MARKETING ?= postgres
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 LINT := $(GO) tool -modfile=internal/tools/lint/go.mod golangci-lint
@@ -65,14 +67,14 @@ fuzz: ## Fuzz every fuzz target for a while (FUZZTIME=20s PKG=./...)
 	done
 
 .PHONY: demo
-demo: ## Try Lethe out: a CRM, two replicas and a broker, live in the terminal
+demo: ## Try Lethe out, live in the terminal (SOURCE=postgres|mysql|mariadb MARKETING=...)
 	@sh internal/tools/withgo.sh $(MAKE) --no-print-directory demo-run
 
 .PHONY: demo-run
 demo-run:
-	@$(GO) run ./internal/tools/testdeps -only postgres
+	@$(GO) run ./internal/tools/testdeps -only postgres,$(SOURCE),$(MARKETING)
 	@$(MAKE) --no-print-directory build
-	./bin/lethe demo
+	./bin/lethe demo --source $(SOURCE) --marketing $(MARKETING)
 
 .PHONY: clean
 clean: ## Remove what was built (the servers in the cache stay)

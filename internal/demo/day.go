@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Counts is what the day's player did to the CRM.
@@ -23,9 +21,7 @@ type Counts struct {
 type day struct {
 	r      *rand.Rand
 	fill   *fill
-	crm    *pgx.Conn
-	market *pgx.Conn
-	report *pgx.Conn
+	on     Databases
 	erased map[int64]bool
 	late   []int64
 	counts Counts
@@ -33,10 +29,10 @@ type day struct {
 	onErased func(id int64, at time.Time)
 }
 
-func newDay(f *fill, crm, market, report *pgx.Conn, onErased func(int64, time.Time)) *day {
+func newDay(f *fill, on Databases, onErased func(int64, time.Time)) *day {
 	d := &day{
 		r:    rand.New(rand.NewPCG(seed, 2)),
-		fill: f, crm: crm, market: market, report: report, erased: map[int64]bool{}, onErased: onErased,
+		fill: f, on: on, erased: map[int64]bool{}, onErased: onErased,
 	}
 	for i := range f.people {
 		if f.late[f.people[i].id] {
@@ -74,7 +70,7 @@ func (d *day) step(ctx context.Context) error {
 }
 
 func (d *day) exec(ctx context.Context, what, sql string, args ...any) error {
-	if _, err := d.crm.Exec(ctx, sql, args...); err != nil {
+	if err := d.on.CRM.exec(ctx, sql, args...); err != nil {
 		return fmt.Errorf("playing the day: %s: %w", what, err)
 	}
 	d.counts.Transactions++
@@ -93,7 +89,7 @@ func (d *day) ordinary(ctx context.Context) error {
 		return d.exec(ctx, "note", "insert into customer_note (customer_id, note_code, body) values ($1, 'CALL', 'A rappelé, satisfaite.')", id)
 	case 3:
 		p := &d.fill.people[id-1]
-		return d.exec(ctx, "address", "update customer_address set line1 = $2 where customer_id = $1", id, p.oldStreet)
+		return d.exec(ctx, "address", "update customer_address set line1 = $1 where customer_id = $2", p.oldStreet, id)
 	default:
 		return d.exec(ctx, "contact", "update customer set last_contact = now() where customer_id = $1", id)
 	}
@@ -108,17 +104,16 @@ func (d *day) consent(ctx context.Context) error {
 		return d.exec(ctx, "withdrawal", "update consent set status = 'N' where customer_id = $1 and purpose_code = 'NL'", id)
 	case 1:
 		return d.exec(ctx, "consent", `insert into consent (customer_id, purpose_code, channel_code, contact_id, status, legal_basis, document_id)
-			values ($1, 'OFF', 'S', $1, 'Y', 'C', 'WEB') on conflict (customer_id, purpose_code, channel_code, contact_id)
-			do update set status = excluded.status`, id)
+			values ($1, 'OFF', 'S', $1, 'Y', 'C', 'WEB') `+
+			d.on.CRM.dialect().keepFirst("customer_id", "purpose_code", "channel_code", "contact_id"), id)
 	case 2:
 		return d.exec(ctx, "refusal", "update consent set status = 'R' where customer_id = $1 and purpose_code = 'OFF'", id)
 	default:
-		err := pgx.BeginFunc(ctx, d.crm, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "update consent set status = 'N' where customer_id = $1", id); err != nil {
+		err := inTransaction(ctx, d.on.CRM, func() error {
+			if err := d.on.CRM.exec(ctx, "update consent set status = 'N' where customer_id = $1", id); err != nil {
 				return err
 			}
-			_, err := tx.Exec(ctx, "update consent set status = 'Y' where customer_id = $1 and purpose_code = 'NL'", id)
-			return err
+			return d.on.CRM.exec(ctx, "update consent set status = 'Y' where customer_id = $1 and purpose_code = 'NL'", id)
 		})
 		if err != nil {
 			return fmt.Errorf("playing the day: preference page: %w", err)
@@ -135,7 +130,7 @@ func (d *day) objection(ctx context.Context) error {
 
 func (d *day) restriction(ctx context.Context) error {
 	d.counts.Restrictions++
-	return d.exec(ctx, "restriction", `update customer set restricted_until = case when restricted_until is null then current_date + 30 end
+	return d.exec(ctx, "restriction", `update customer set restricted_until = case when restricted_until is null then current_date + interval '30' day end
 		where customer_id = $1`, d.someone())
 }
 
@@ -144,12 +139,11 @@ func (d *day) erase(ctx context.Context, id int64) error {
 	d.erased[id] = true
 	d.counts.Erasures++
 	if d.r.IntN(2) == 0 {
-		err := pgx.BeginFunc(ctx, d.crm, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "call gdpr_erase_identity($1)", id); err != nil {
+		err := inTransaction(ctx, d.on.CRM, func() error {
+			if err := d.on.CRM.exec(ctx, "call gdpr_erase_identity($1)", id); err != nil {
 				return err
 			}
-			_, err := tx.Exec(ctx, "call gdpr_erase_traces($1)", id)
-			return err
+			return d.on.CRM.exec(ctx, "call gdpr_erase_traces($1)", id)
 		})
 		if err != nil {
 			return fmt.Errorf("playing the day: erasure: %w", err)
@@ -181,10 +175,10 @@ func (d *day) etl(ctx context.Context) error {
 	}
 	d.counts.Late++
 	p := &d.fill.people[id-1]
-	if err := insertRow(ctx, d.market, "contact", marketingColumns, marketingRow(p)); err != nil {
+	if err := insertRow(ctx, d.on.Marketing, "contact", marketingColumns, marketingRow(p)); err != nil {
 		return err
 	}
-	return insertRow(ctx, d.report, "dim_customer", reportingColumns, reportingRow(p))
+	return insertRow(ctx, d.on.Reporting, "dim_customer", reportingColumns, reportingRow(p))
 }
 
 // finishETL brings all that are still missing, so that every customer has a copy when the day ends.
@@ -197,8 +191,8 @@ func (d *day) finishETL(ctx context.Context) error {
 	return nil
 }
 
-func insertRow(ctx context.Context, conn *pgx.Conn, table string, columns []string, row []any) error {
-	if _, err := conn.CopyFrom(ctx, pgx.Identifier{table}, columns, pgx.CopyFromRows([][]any{row})); err != nil {
+func insertRow(ctx context.Context, db DB, table string, columns []string, row []any) error {
+	if err := db.insert(ctx, table, columns, [][]any{row}); err != nil {
 		return fmt.Errorf("playing the ETL into %s: %w", table, err)
 	}
 	return nil

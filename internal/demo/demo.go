@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"golang.org/x/sync/errgroup"
@@ -23,7 +22,6 @@ import (
 	"lethe/config"
 	"lethe/internal/app"
 	"lethe/internal/keys"
-	"lethe/internal/testenv"
 )
 
 //go:embed lethe.yaml
@@ -36,6 +34,8 @@ type Options struct {
 	Rate      int           // transactions a second; default 200
 	CoolOff   time.Duration // before phase 2; default 2 s
 	Keep      bool          // leave the folder behind
+	Source    string        // what the CRM runs on: Postgres, the default, MySQL or MariaDB
+	Marketing string        // the same of the marketing replica
 	Version   string
 	Out       io.Writer // what happens, line by line; nil: nothing
 }
@@ -53,6 +53,12 @@ func (o *Options) defaults() {
 	}
 	if o.Rate <= 0 {
 		o.Rate = 200
+	}
+	if o.Source == "" {
+		o.Source = Postgres
+	}
+	if o.Marketing == "" {
+		o.Marketing = Postgres
 	}
 	if o.Out == nil {
 		o.Out = io.Discard
@@ -75,17 +81,18 @@ type stage struct {
 	o       Options
 	dir     string
 	say     *teller
-	servers []*testenv.Postgres // CRM, marketing, reporting
+	servers []server // CRM, marketing, reporting
 	broker  *kfake.Cluster
 	cfg     *config.Config
 	app     *app.App
 	logFile *os.File
 
-	crm, market, report *pgx.Conn
-	fill                fill
-	counts              Counts
-	marketProbe         *prober
-	reportProbe         *prober
+	on          Databases
+	hangUp      []func() // closes the connections of on
+	fill        fill
+	counts      Counts
+	marketProbe *prober
+	reportProbe *prober
 }
 
 // The databases of the stage's servers.
@@ -102,6 +109,11 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 	o.defaults()
 	if o.Customers < fewestCustomers {
 		return nil, fmt.Errorf("playing the demo: %d customers make no day: at least %d", o.Customers, fewestCustomers)
+	}
+	for _, kind := range []string{o.Source, o.Marketing} {
+		if titles[kind] == "" {
+			return nil, fmt.Errorf("playing the demo: no kind of database is called %q: choose %s, %s or %s", kind, Postgres, MySQL, MariaDB)
+		}
 	}
 	s := &stage{o: o, say: newTeller(o.Out), fill: newFill(o.Customers), marketProbe: newProber(probeMarketing), reportProbe: newProber(probeReporting)}
 	summary, err := s.run(ctx)
@@ -145,7 +157,8 @@ func (s *stage) open(ctx context.Context) (err error) {
 	if err := os.Chmod(s.dir, 0o755); err != nil { //nolint:gosec // entered by the servers' uid
 		return fmt.Errorf("opening the demo's folder: %w", err)
 	}
-	s.say.line("starting three PostgreSQL servers and the embedded broker in %s", s.dir)
+	s.say.line("starting %s for the CRM, %s for marketing, %s for reporting and the embedded broker in %s",
+		titles[s.o.Source], titles[s.o.Marketing], titles[Postgres], s.dir)
 	if err := s.startServers(ctx); err != nil {
 		return err
 	}
@@ -161,49 +174,41 @@ func (s *stage) open(ctx context.Context) (err error) {
 	if _, err := keys.Init(s.cfg.Keys.Dir, slices.Sorted(maps.Keys(s.cfg.Replicas))); err != nil {
 		return err
 	}
-	for i, script := range []string{crm: crmSchema, marketing: marketingSchema, reporting: reportingSchema} {
-		if err := execScript(ctx, s.dsn(i, s.servers[i].Superuser()), script); err != nil {
-			return err
-		}
-	}
 	return s.wire(ctx)
 }
 
 func (s *stage) startServers(ctx context.Context) error {
-	bin, version, err := findPostgres(ctx)
-	if err != nil {
-		return err
-	}
-	s.servers = make([]*testenv.Postgres, len(databases))
+	s.servers = make([]server, len(databases))
 	group, groupCtx := errgroup.WithContext(ctx)
-	for i := range databases {
+	for i, kind := range s.kinds() {
 		group.Go(func() error {
-			server, err := testenv.StartPostgres(groupCtx, testenv.Options{
-				BinDir: bin, Version: version, Dir: filepath.Join(s.dir, "pg-"+databases[i]), Settings: map[string]string{"max_slot_wal_keep_size": "4GB"},
-			})
+			server, err := startServer(groupCtx, kind, serverFolder(s.dir, databases[i]))
 			if err != nil {
-				return fmt.Errorf("starting PostgreSQL for %s: %w", databases[i], err)
+				return fmt.Errorf("starting %s for %s: %w", titles[kind], databases[i], err)
 			}
 			s.servers[i] = server
-			conn, err := pgx.Connect(groupCtx, server.DSN("", ""))
-			if err != nil {
-				return fmt.Errorf("connecting to PostgreSQL for %s: %w", databases[i], err)
-			}
-			defer func() { _ = conn.Close(context.WithoutCancel(groupCtx)) }() // nothing is in flight
-			for _, sql := range []string{"create role lethe login replication", "create database " + databases[i]} {
-				if _, err := conn.Exec(groupCtx, sql); err != nil {
-					return fmt.Errorf("preparing PostgreSQL for %s: %w", databases[i], err)
-				}
-			}
-			return nil
+			return server.prepare(groupCtx, databases[i], schemaOf(i, kind))
 		})
 	}
 	return group.Wait()
 }
 
-func (s *stage) dsn(server int, user string) string {
-	return s.servers[server].DSN(databases[server], user)
+// kinds are the kinds of the servers. The reporting replica stays on PostgreSQL, so that there is a mix.
+func (s *stage) kinds() []string {
+	return []string{crm: s.o.Source, marketing: s.o.Marketing, reporting: Postgres}
 }
+
+func schemaOf(database int, kind string) string {
+	d := mysqlDialect
+	if kind == Postgres {
+		d = postgresDialect
+	}
+	crm, marketing, reporting := d.schemas()
+	return []string{crm, marketing, reporting}[database]
+}
+
+func (s *stage) dsn(server int) string      { return s.servers[server].dsn(databases[server]) }
+func (s *stage) ownerDSN(server int) string { return s.servers[server].ownerDSN(databases[server]) }
 
 // config fills in the embedded file and loads it as any other.
 func (s *stage) config() (*config.Config, error) {
@@ -212,11 +217,11 @@ func (s *stage) config() (*config.Config, error) {
 		"LETHE_DEMO_KEYS":      filepath.Join(s.dir, "keys"),
 		"LETHE_DEMO_BROKER":    s.broker.ListenAddrs()[0],
 		"LETHE_DEMO_COOL_OFF":  strconv.Itoa(int(s.o.CoolOff/time.Millisecond)) + "ms",
-		"LETHE_DEMO_CRM":       s.dsn(crm, "lethe"),
-		"LETHE_DEMO_MARKETING": s.dsn(marketing, "lethe"),
-		"LETHE_DEMO_REPORTING": s.dsn(reporting, "lethe"),
+		"LETHE_DEMO_CRM":       s.dsn(crm),
+		"LETHE_DEMO_MARKETING": s.dsn(marketing),
+		"LETHE_DEMO_REPORTING": s.dsn(reporting),
 	}
-	text := ConfigText(values)
+	text := ConfigTextOn(s.o.Source, s.o.Marketing, values)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the demo's config: %w", err)
 	}
@@ -225,68 +230,52 @@ func (s *stage) config() (*config.Config, error) {
 
 // startProbes opens the connections that measure; the function returned closes them.
 func (s *stage) startProbes(ctx context.Context, group *errgroup.Group) (func(), error) {
-	var conns []*pgx.Conn
+	var hangUps []func()
+	closeAll := func() {
+		for _, hangUp := range hangUps {
+			hangUp()
+		}
+	}
 	for _, p := range []struct {
 		probe  *prober
 		server int
 	}{{s.marketProbe, marketing}, {s.reportProbe, reporting}} {
-		conn, err := s.connect(ctx, p.server)
+		db, hangUp, err := s.servers[p.server].connect(ctx, databases[p.server])
 		if err != nil {
+			closeAll()
 			return nil, err
 		}
-		conns = append(conns, conn)
-		group.Go(func() error { return p.probe.run(ctx, conn) })
+		hangUps = append(hangUps, hangUp)
+		group.Go(func() error { return p.probe.run(ctx, db) })
 	}
-	return func() {
-		for _, c := range conns {
-			_ = c.Close(context.WithoutCancel(ctx)) // it has only read
-		}
-	}, nil
-}
-
-func (s *stage) connect(ctx context.Context, server int) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(ctx, s.dsn(server, s.servers[server].Superuser()))
-	if err != nil {
-		return nil, fmt.Errorf("connecting to %s: %w", databases[server], err)
-	}
-	return conn, nil
+	return closeAll, nil
 }
 
 // prepareData fills the three databases while Lethe runs.
 func (s *stage) prepareData(ctx context.Context) error {
-	var err error
-	for _, c := range []struct {
-		conn   **pgx.Conn
-		server int
-	}{{&s.crm, crm}, {&s.market, marketing}, {&s.report, reporting}} {
-		if *c.conn, err = s.connect(ctx, c.server); err != nil {
+	for i, db := range []*DB{crm: &s.on.CRM, marketing: &s.on.Marketing, reporting: &s.on.Reporting} {
+		opened, hangUp, err := s.servers[i].connect(ctx, databases[i])
+		if err != nil {
 			return err
 		}
+		*db, s.hangUp = opened, append(s.hangUp, hangUp)
 	}
 	s.say.line("filling the CRM with %d customers; the ETL has copied most of them into marketing and reporting", s.o.Customers)
-	if err := s.fill.marketing(ctx, s.market); err != nil {
-		return err
-	}
-	if err := s.fill.reporting(ctx, s.report); err != nil {
-		return err
-	}
-	return s.fill.crm(ctx, s.crm)
+	return (&Publisher{s.fill}).FillOn(ctx, s.on)
 }
 
 // close stops what runs, in reverse order, and removes the folder.
 func (s *stage) close() error {
 	var errs []error
-	for _, c := range []*pgx.Conn{s.crm, s.market, s.report} {
-		if c != nil {
-			_ = c.Close(context.Background()) // servers are about to stop
-		}
+	for _, hangUp := range s.hangUp {
+		hangUp()
 	}
 	if s.broker != nil {
 		s.broker.Close()
 	}
-	for _, p := range s.servers {
-		if p != nil {
-			errs = append(errs, p.Close())
+	for _, server := range s.servers {
+		if server != nil {
+			errs = append(errs, server.close())
 		}
 	}
 	if s.logFile != nil {
@@ -305,16 +294,16 @@ func (s *stage) close() error {
 
 // wire makes topics, slot, publication and ledger with the owners' logins, and Lethe with its own.
 func (s *stage) wire(ctx context.Context) (err error) {
-	for i, grants := range []string{crm: crmGrants, marketing: replicaGrants, reporting: replicaGrants} {
-		if err := execScript(ctx, s.dsn(i, s.servers[i].Superuser()), grants); err != nil {
+	for i, name := range databases {
+		if err := s.servers[i].grant(ctx, name, i != crm); err != nil {
 			return err
 		}
 	}
 	owners := map[string]string{}
 	for i, name := range databases[1:] {
-		owners[name] = s.dsn(i+1, s.servers[i+1].Superuser())
+		owners[name] = s.ownerDSN(i + 1)
 	}
-	_, err = app.Setup(ctx, s.cfg, app.SetupOptions{Kafka: true, SourceDSN: s.dsn(crm, s.servers[crm].Superuser()), ReplicaDSN: owners})
+	_, err = app.Setup(ctx, s.cfg, app.SetupOptions{Kafka: true, SourceDSN: s.ownerDSN(crm), ReplicaDSN: owners})
 	if err != nil {
 		return err
 	}
@@ -326,9 +315,3 @@ func (s *stage) wire(ctx context.Context) (err error) {
 	})
 	return err
 }
-
-// crmGrants and replicaGrants are what the owners grant to Lethe's logins, beside what setup does.
-const (
-	crmGrants     = `grant usage on schema public to lethe; grant select on all tables in schema public to lethe`
-	replicaGrants = `grant usage on schema public to lethe; grant select, insert, update, delete on all tables in schema public to lethe`
-)

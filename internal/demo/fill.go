@@ -2,23 +2,11 @@ package demo
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
-
-//go:embed sql/crm.sql
-var crmSchema string
-
-//go:embed sql/marketing.sql
-var marketingSchema string
-
-//go:embed sql/reporting.sql
-var reportingSchema string
 
 // fill is the state of the three databases at the start of the day: the CRM and what the ETL has copied of it so far.
 type fill struct {
@@ -32,19 +20,6 @@ const lateEvery = 50
 
 // seed makes the same publisher in every run.
 const seed = 20_260_811
-
-// execScript runs a script of many statements on a connection.
-func execScript(ctx context.Context, dsn, script string) error {
-	conn, err := pgconn.Connect(ctx, dsn)
-	if err != nil {
-		return fmt.Errorf("connecting to the demo's database: %w", err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, script).ReadAll(); err != nil {
-		return fmt.Errorf("executing the demo's schema: %w", err)
-	}
-	return nil
-}
 
 // newFill makes n customers.
 func newFill(n int) fill {
@@ -60,31 +35,35 @@ func newFill(n int) fill {
 	return f
 }
 
-// rows adapts a function over the people to COPY.
-func (f *fill) rows(row func(p *person) []any) pgx.CopyFromSource {
-	return pgx.CopyFromSlice(len(f.people), func(i int) ([]any, error) { return row(&f.people[i]), nil })
+// rows makes a row of each person.
+func (f *fill) rows(row func(p *person) []any) [][]any {
+	out := make([][]any, len(f.people))
+	for i := range f.people {
+		out[i] = row(&f.people[i])
+	}
+	return out
 }
 
 // present is rows for those that the ETL has copied.
-func (f *fill) present(row func(p *person) []any) pgx.CopyFromSource {
+func (f *fill) present(row func(p *person) []any) [][]any {
 	var out [][]any
 	for i := range f.people {
 		if !f.late[f.people[i].id] {
 			out = append(out, row(&f.people[i]))
 		}
 	}
-	return pgx.CopyFromRows(out)
+	return out
 }
 
-type copyJob struct {
+type insertJob struct {
 	table   string
 	columns []string
-	rows    pgx.CopyFromSource
+	rows    [][]any
 }
 
-func copyAll(ctx context.Context, conn *pgx.Conn, jobs []copyJob) error {
+func insertAll(ctx context.Context, db DB, jobs []insertJob) error {
 	for _, j := range jobs {
-		if _, err := conn.CopyFrom(ctx, pgx.Identifier{j.table}, j.columns, j.rows); err != nil {
+		if err := db.insert(ctx, j.table, j.columns, j.rows); err != nil {
 			return fmt.Errorf("filling %s: %w", j.table, err)
 		}
 	}
@@ -92,9 +71,9 @@ func copyAll(ctx context.Context, conn *pgx.Conn, jobs []copyJob) error {
 }
 
 // crm fills the primary database.
-func (f *fill) crm(ctx context.Context, conn *pgx.Conn) error {
+func (f *fill) crm(ctx context.Context, db DB) error {
 	yesterday := time.Now().UTC().AddDate(0, 0, -1)
-	err := copyAll(ctx, conn, []copyJob{
+	err := insertAll(ctx, db, []insertJob{
 		{
 			"customer",
 			[]string{"customer_id", "last_name", "first_name", "national_id", "birth_date", "gender", "qualifier_1", "qualifier_2"},
@@ -171,33 +150,26 @@ func (f *fill) crm(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	return moveSequences(ctx, conn)
+	if !db.dialect().sequences {
+		return nil
+	}
+	return moveSequences(ctx, db)
 }
 
 // moveSequences makes the application go on behind the ids that the filling has given.
-func moveSequences(ctx context.Context, conn *pgx.Conn) error {
+func moveSequences(ctx context.Context, db DB) error {
 	for _, table := range []string{"customer.customer_id", "customer_email.email_id", "customer_phone.phone_id"} {
-		name, column := pgx.Identifier{table[:len(table)-len(columnOf(table))-1]}.Sanitize(), columnOf(table)
+		name, column, _ := strings.Cut(table, ".")
 		sql := fmt.Sprintf("select setval(pg_get_serial_sequence('%s', '%s'), (select max(%s) from %s))", name, column, column, name)
-		if _, err := conn.Exec(ctx, sql); err != nil {
+		if err := db.exec(ctx, sql); err != nil {
 			return fmt.Errorf("moving the sequence of %s: %w", table, err)
 		}
 	}
 	return nil
 }
 
-// columnOf returns the part of table.column behind the dot.
-func columnOf(path string) string {
-	for i := len(path) - 1; i >= 0; i-- {
-		if path[i] == '.' {
-			return path[i+1:]
-		}
-	}
-	return path
-}
-
 // consents: everybody has the newsletter, most have offers by e-mail, some by telephone.
-func (f *fill) consents() pgx.CopyFromSource {
+func (f *fill) consents() [][]any {
 	var out [][]any
 	for i := range f.people {
 		id := f.people[i].id
@@ -210,7 +182,7 @@ func (f *fill) consents() pgx.CopyFromSource {
 			out = append(out, []any{id, "OFF", "S", id, "Y", "C", doc}, []any{id, "OFF", "T", id, "R", "C", doc})
 		}
 	}
-	return pgx.CopyFromRows(out)
+	return out
 }
 
 var marketingColumns = []string{
@@ -221,7 +193,7 @@ var marketingColumns = []string{
 func marketingRow(p *person) []any {
 	return []any{
 		p.id, p.first, p.last, p.email, p.phone, p.city,
-		map[string]any{"hobby": p.hobby, "born": p.born.Year()},
+		fmt.Sprintf(`{"hobby": %q, "born": %d}`, p.hobby, p.born.Year()),
 		true, p.id%3 != 0,
 		p.id%4 == 0,
 	}
@@ -234,31 +206,34 @@ func reportingRow(p *person) []any {
 }
 
 // marketing fills the marketing replica as the ETL of last night did.
-func (f *fill) marketing(ctx context.Context, conn *pgx.Conn) error {
-	if err := copyAll(ctx, conn, []copyJob{{"contact", marketingColumns, f.present(marketingRow)}}); err != nil {
+func (f *fill) marketing(ctx context.Context, db DB) error {
+	if err := insertAll(ctx, db, []insertJob{{"contact", marketingColumns, f.present(marketingRow)}}); err != nil {
 		return err
 	}
-	_, err := conn.Exec(ctx, `
-		insert into contact_note (contact_id, body) select contact_id, 'Rappeler ' || firstname || ' ' || lastname from contact;
-		insert into campaign_send (contact_id, campaign, address) select contact_id, 'rentrée', email from contact;
-		analyze`, pgx.QueryExecModeSimpleProtocol)
-	if err != nil {
-		return fmt.Errorf("filling the marketing replica: %w", err)
-	}
-	return nil
+	return execAll(ctx, db, "filling the marketing replica",
+		"insert into contact_note (contact_id, body) select contact_id, concat('Rappeler ', firstname, ' ', lastname) from contact",
+		"insert into campaign_send (contact_id, campaign, address) select contact_id, 'rentrée', email from contact",
+		db.dialect().analyze("contact", "contact_note", "campaign_send"))
 }
 
 // reporting fills the reporting replica.
-func (f *fill) reporting(ctx context.Context, conn *pgx.Conn) error {
-	if err := copyAll(ctx, conn, []copyJob{{"dim_customer", reportingColumns, f.present(reportingRow)}}); err != nil {
+func (f *fill) reporting(ctx context.Context, db DB) error {
+	if err := insertAll(ctx, db, []insertJob{{"dim_customer", reportingColumns, f.present(reportingRow)}}); err != nil {
 		return err
 	}
-	_, err := conn.Exec(ctx, `
-		insert into fact_invoice (customer_sk, invoiced_on, amount) select customer_sk, current_date - 1, 9.5 from dim_customer;
-		insert into fact_survey (customer_sk, question, answer) select customer_sk, 'Parlez-nous de vous', full_name || ' lit le soir' from dim_customer;
-		analyze`, pgx.QueryExecModeSimpleProtocol)
-	if err != nil {
-		return fmt.Errorf("filling the reporting replica: %w", err)
+	return execAll(ctx, db, "filling the reporting replica",
+		"insert into fact_invoice (customer_sk, invoiced_on, amount) select customer_sk, current_date - interval '1' day, 9.5 from dim_customer",
+		`insert into fact_survey (customer_sk, question, answer)
+			select customer_sk, 'Parlez-nous de vous', concat(full_name, ' lit le soir') from dim_customer`,
+		db.dialect().analyze("dim_customer", "fact_invoice", "fact_survey"))
+}
+
+// execAll runs statements, and says for what when one fails.
+func execAll(ctx context.Context, db DB, what string, statements ...string) error {
+	for _, statement := range statements {
+		if err := db.exec(ctx, statement); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func (s *stage) play(ctx context.Context) (*Summary, error) {
 		return nil, err
 	}
 	s.say.line("the day begins: %d transactions a second for %s", s.o.Rate, s.o.For)
-	d := newDay(&s.fill, s.crm, s.market, s.report, s.erased)
+	d := newDay(&s.fill, s.on, s.erased)
 	if err := s.hours(ctx, d, hero); err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func sum[K comparable](counts map[K]uint64) (n uint64) {
 func (s *stage) catchUp(ctx context.Context) error {
 	s.say.line("Lethe catches up with the filling")
 	var consents uint64
-	if err := s.crm.QueryRow(ctx, "select count(*) from consent").Scan(&consents); err != nil {
+	if err := s.on.CRM.query(ctx, "select count(*) from consent", nil, []any{&consents}, oneRow); err != nil {
 		return fmt.Errorf("counting consents: %w", err)
 	}
 	return s.until(ctx, followWithin, func() (bool, error) {
@@ -181,7 +181,7 @@ func (s *stage) until(ctx context.Context, within time.Duration, done func() (bo
 // still different.
 func (s *stage) follow(ctx context.Context) (open []string, err error) {
 	err = s.until(ctx, followWithin, func() (bool, error) {
-		if open, err = differences(ctx, s.crm, s.market, s.report); err != nil || len(open) > 0 {
+		if open, err = DifferencesOn(ctx, s.on); err != nil || len(open) > 0 {
 			return false, err
 		}
 		proven, err := s.proven(ctx)
@@ -199,13 +199,16 @@ func (s *stage) follow(ctx context.Context) (open []string, err error) {
 
 // proven counts the erasures that are verified, over both replicas.
 func (s *stage) proven(ctx context.Context) (n int, err error) {
-	for _, conn := range s.replicas() {
+	for _, db := range s.replicas() {
 		var one int
-		err := conn.QueryRow(ctx, "select count(distinct case_id) from lethe.receipt where state = 'verified' and case_id is not null").Scan(&one)
-		if err != nil {
+		sql := "select count(distinct case_id) from " + db.dialect().ledger("receipt") + " where state = 'verified' and case_id is not null"
+		if err := db.query(ctx, sql, nil, []any{&one}, oneRow); err != nil {
 			return 0, fmt.Errorf("counting receipts: %w", err)
 		}
 		n += one
 	}
 	return n, nil
 }
+
+// oneRow is for queries whose only row has been scanned already.
+func oneRow() error { return nil }

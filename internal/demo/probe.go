@@ -6,28 +6,30 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // prober measures, for each erasure of the day, the time from its COMMIT's return until each replica shows the person's
 // copy as unusable. It asks the replica for all that are outstanding at once, on a connection of its own.
 type prober struct {
-	query string // $1: the CRM keys outstanding → those that are unusable by now
+	look probeQuery
 
 	mu          sync.Mutex
 	outstanding map[int64]time.Time
 	waited      []time.Duration
 }
 
-const (
-	probeMarketing = "select crm_id from contact where crm_id = any($1) and blocked"
-	probeReporting = "select customer_nk from dim_customer where customer_nk = any($1) and not usable"
-	probeEvery     = 2 * time.Millisecond
+// probeQuery finds those of the CRM's keys whose copy is unusable by now.
+type probeQuery struct{ table, key, unusable string }
+
+var (
+	probeMarketing = probeQuery{"contact", "crm_id", "blocked"}
+	probeReporting = probeQuery{"dim_customer", "customer_nk", "not usable"}
 )
 
-func newProber(query string) *prober {
-	return &prober{query: query, outstanding: map[int64]time.Time{}}
+const probeEvery = 2 * time.Millisecond
+
+func newProber(look probeQuery) *prober {
+	return &prober{look: look, outstanding: map[int64]time.Time{}}
 }
 
 // expect is told of an erasure; ids whose copy is not in the replica yet are the caller's to leave out.
@@ -38,7 +40,7 @@ func (p *prober) expect(id int64, at time.Time) {
 }
 
 // run probes until ctx ends.
-func (p *prober) run(ctx context.Context, conn *pgx.Conn) error {
+func (p *prober) run(ctx context.Context, db DB) error {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
@@ -47,7 +49,7 @@ func (p *prober) run(ctx context.Context, conn *pgx.Conn) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := p.probe(ctx, conn); err != nil {
+		if err := p.probe(ctx, db); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -56,7 +58,7 @@ func (p *prober) run(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-func (p *prober) probe(ctx context.Context, conn *pgx.Conn) error {
+func (p *prober) probe(ctx context.Context, db DB) error {
 	p.mu.Lock()
 	ids := make([]int64, 0, len(p.outstanding))
 	for id := range p.outstanding {
@@ -66,12 +68,13 @@ func (p *prober) probe(ctx context.Context, conn *pgx.Conn) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	rows, err := conn.Query(ctx, p.query, ids)
-	if err != nil {
-		return fmt.Errorf("probing a replica: %w", err)
-	}
-	done, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
+	var (
+		done []int64
+		id   int64
+	)
+	among, args := db.dialect().oneOf(p.look.key, ids)
+	sql := "select " + p.look.key + " from " + p.look.table + " where " + among + " and " + p.look.unusable
+	if err := db.query(ctx, sql, args, []any{&id}, func() error { done = append(done, id); return nil }); err != nil {
 		return fmt.Errorf("probing a replica: %w", err)
 	}
 	now := time.Now()

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,19 +15,35 @@ type Publisher struct{ fill fill }
 // NewPublisher makes a publisher with so many customers; nothing is written yet.
 func NewPublisher(customers int) *Publisher { return &Publisher{newFill(customers)} }
 
-// Schemas are the scripts that make the tables of the CRM and of the two replicas.
-func Schemas() (crm, marketing, reporting string) { return crmSchema, marketingSchema, reportingSchema }
+// Schemas are the scripts that make the tables of the CRM and of the two replicas on PostgreSQL.
+func Schemas() (crm, marketing, reporting string) { return postgresDialect.schemas() }
 
-// Fill writes the customers into the three databases, in the order in which the demo does: the replicas first, as the ETL
-// of last night left them.
+// MySQLSchemas are those for MySQL and MariaDB: scripts of many statements.
+func MySQLSchemas() (crm, marketing, reporting string) { return mysqlDialect.schemas() }
+
+// Databases are connections to the publisher's databases, in any mix of dialects. Nobody else uses them meanwhile.
+type Databases struct{ CRM, Marketing, Reporting DB }
+
+// onPostgres is a publisher with nothing but PostgreSQL.
+func onPostgres(crm, market, report *pgx.Conn) Databases {
+	return Databases{OnPostgres(crm), OnPostgres(market), OnPostgres(report)}
+}
+
+// Fill is FillOn for PostgreSQL.
 func (p *Publisher) Fill(ctx context.Context, crm, market, report *pgx.Conn) error {
-	if err := p.fill.marketing(ctx, market); err != nil {
+	return p.FillOn(ctx, onPostgres(crm, market, report))
+}
+
+// FillOn writes the customers into the three databases, in the order in which the demo does: the replicas first, as the ETL
+// of last night left them.
+func (p *Publisher) FillOn(ctx context.Context, on Databases) error {
+	if err := p.fill.marketing(ctx, on.Marketing); err != nil {
 		return err
 	}
-	if err := p.fill.reporting(ctx, report); err != nil {
+	if err := p.fill.reporting(ctx, on.Reporting); err != nil {
 		return err
 	}
-	return p.fill.crm(ctx, crm)
+	return p.fill.crm(ctx, on.CRM)
 }
 
 // Late reports whether the customer is not in the replicas before the ETL of the day has run.
@@ -35,10 +52,15 @@ func (p *Publisher) Late(id int64) bool { return p.fill.late[id] }
 // Player plays the day step by step. It is used by one goroutine.
 type Player struct{ d *day }
 
-// Play returns a player over connections that are not used by anybody else. onErased is told of each erasure as soon as
-// its first COMMIT has returned.
+// Play is PlayOn for PostgreSQL.
 func (p *Publisher) Play(crm, market, report *pgx.Conn, onErased func(id int64, at time.Time)) *Player {
-	return &Player{newDay(&p.fill, crm, market, report, onErased)}
+	return p.PlayOn(onPostgres(crm, market, report), onErased)
+}
+
+// PlayOn returns a player over connections that are not used by anybody else. onErased is told of each erasure as soon as
+// its first COMMIT has returned.
+func (p *Publisher) PlayOn(on Databases, onErased func(id int64, at time.Time)) *Player {
+	return &Player{newDay(&p.fill, on, onErased)}
 }
 
 // Step does one thing of the day.
@@ -53,13 +75,30 @@ func (p *Player) Someone() int64 { return p.d.someone() }
 // FinishETL brings everybody into the replicas who is not there yet.
 func (p *Player) FinishETL(ctx context.Context) error { return p.d.finishETL(ctx) }
 
-// Reconnect gives the player other connections, after a server was down.
+// Reconnect is ReconnectOn for PostgreSQL.
 func (p *Player) Reconnect(crm, market, report *pgx.Conn) {
-	p.d.crm, p.d.market, p.d.report = crm, market, report
+	p.ReconnectOn(onPostgres(crm, market, report))
 }
 
-// Differences lists how the replicas differ from what the CRM asks for; empty means that everything has followed. It names
-// ids and properties, no values.
+// ReconnectOn gives the player other connections, after a server was down.
+func (p *Player) ReconnectOn(on Databases) { p.d.on = on }
+
+// Differences is DifferencesOn for PostgreSQL.
 func Differences(ctx context.Context, crm, market, report *pgx.Conn) ([]string, error) {
-	return differences(ctx, crm, market, report)
+	return DifferencesOn(ctx, onPostgres(crm, market, report))
+}
+
+// DifferencesOn lists how the replicas differ from what the CRM asks for; empty means that everything has followed. It names
+// ids and properties, no values.
+func DifferencesOn(ctx context.Context, on Databases) ([]string, error) {
+	want, err := expectations(ctx, on.CRM)
+	if err != nil {
+		return nil, err
+	}
+	marketing, err := compare(ctx, on.Marketing, oracleMarketing, want, wanted.marketing)
+	if err != nil {
+		return nil, err
+	}
+	reporting, err := compare(ctx, on.Reporting, oracleReporting, want, wanted.reporting)
+	return slices.Concat(marketing, reporting), err
 }

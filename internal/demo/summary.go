@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/common/expfmt"
 
 	"lethe/internal/canary"
@@ -47,7 +46,7 @@ func (s *Summary) ok() bool {
 // shownDifferences bounds the lists of a Summary.
 const shownDifferences = 20
 
-func (s *stage) replicas() []*pgx.Conn { return []*pgx.Conn{s.market, s.report} }
+func (s *stage) replicas() []DB { return []DB{s.on.Marketing, s.on.Reporting} }
 
 func (s *stage) sumUp(ctx context.Context, open []string) (*Summary, error) {
 	out := &Summary{
@@ -59,14 +58,11 @@ func (s *stage) sumUp(ctx context.Context, open []string) (*Summary, error) {
 			out.Events[t.String()] = n
 		}
 	}
-	for _, conn := range s.replicas() {
-		rows, err := conn.Query(ctx, "select state, count(*) from lethe.receipt group by state")
-		if err != nil {
-			return nil, fmt.Errorf("counting receipts: %w", err)
-		}
+	for _, db := range s.replicas() {
 		var state string
 		var n int
-		if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error { out.Receipts[state] += n; return nil }); err != nil {
+		sql := "select state, count(*) from " + db.dialect().ledger("receipt") + " group by state"
+		if err := db.query(ctx, sql, nil, []any{&state, &n}, func() error { out.Receipts[state] += n; return nil }); err != nil {
 			return nil, fmt.Errorf("counting receipts: %w", err)
 		}
 	}
@@ -101,7 +97,7 @@ func (s *stage) canaries(ctx context.Context) ([]canary.Hit, error) {
 	if err != nil {
 		return nil, err
 	}
-	hits, err := scanner.Tree(s.dir, func(path string) bool { return filepath.Base(path) == "data" && strings.Contains(path, "pg-") })
+	hits, err := scanner.Tree(s.dir, func(path string) bool { return filepath.Base(path) == dataFolder })
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +110,8 @@ func (s *stage) canaries(ctx context.Context) ([]canary.Hit, error) {
 		return nil, err
 	}
 	hits = append(hits, found...)
-	for i, conn := range s.replicas() {
-		found, err := scanLedger(ctx, scanner, conn, databases[i+1])
+	for i, db := range s.replicas() {
+		found, err := scanLedger(ctx, scanner, db, databases[i+1])
 		if err != nil {
 			return nil, err
 		}
@@ -138,23 +134,26 @@ func (s *stage) metrics() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// scanLedger reads every row of Lethe's tables as text; COPY writes bytes in hexadecimal, which the scanner knows.
-func scanLedger(ctx context.Context, scanner *canary.Scanner, conn *pgx.Conn, replica string) ([]canary.Hit, error) {
-	rows, err := conn.Query(ctx, "select table_name::text from information_schema.tables where table_schema = 'lethe' and table_type = 'BASE TABLE'")
+// scanLedger reads every row of Lethe's tables.
+func scanLedger(ctx context.Context, scanner *canary.Scanner, db DB, replica string) ([]canary.Hit, error) {
+	var (
+		tables []string
+		name   string
+	)
+	err := db.query(ctx, db.dialect().ledgers, nil, []any{&name}, func() error { tables = append(tables, name); return nil })
 	if err != nil {
 		return nil, fmt.Errorf("listing Lethe's tables: %w", err)
 	}
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("listing Lethe's tables: %w", err)
+	if len(tables) == 0 {
+		return nil, fmt.Errorf("listing Lethe's tables in %s: there is none", replica)
 	}
 	var hits []canary.Hit
 	for _, table := range tables {
 		var out bytes.Buffer
-		if _, err := conn.PgConn().CopyTo(ctx, &out, "copy "+pgx.Identifier{"lethe", table}.Sanitize()+" to stdout"); err != nil {
-			return nil, fmt.Errorf("reading lethe.%s: %w", table, err)
+		if err := db.dump(ctx, table, &out); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", table, err)
 		}
-		found, err := scanner.Reader(replica+": lethe."+table, &out)
+		found, err := scanner.Reader(replica+": "+table, &out)
 		if err != nil {
 			return nil, err
 		}
@@ -164,32 +163,40 @@ func scanLedger(ctx context.Context, scanner *canary.Scanner, conn *pgx.Conn, re
 }
 
 // portrait is what the three databases hold of one person, by place and column.
-type portrait map[string]map[string]any
+type portrait map[string]map[string]string
 
 var portraits = []struct {
-	place  string
-	server int
-	query  string
+	place      string
+	server     int
+	table, key string
+	columns    []string
 }{
-	{"CRM, customer", crm, "select last_name, first_name, birth_date::text, status, blocked from customer where customer_id = $1"},
-	{"CRM, e-mail", crm, "select email from customer_email where customer_id = $1"},
-	{"marketing, contact", marketing, "select lastname, firstname, email, mobile, city, newsletter_optin, blocked from contact where crm_id = $1"},
-	{"reporting, dim_customer", reporting, "select full_name, birth_year, postcode, usable from dim_customer where customer_nk = $1"},
+	{"CRM, customer", crm, "customer", "customer_id", []string{"last_name", "first_name", "birth_date", "status", "blocked"}},
+	{"CRM, e-mail", crm, "customer_email", "customer_id", []string{"email"}},
+	{"marketing, contact", marketing, "contact", "crm_id", []string{"lastname", "firstname", "email", "mobile", "city", "newsletter_optin", "blocked"}},
+	{"reporting, dim_customer", reporting, "dim_customer", "customer_nk", []string{"full_name", "birth_year", "postcode", "usable"}},
 }
 
 func (s *stage) portrait(ctx context.Context, id int64) (portrait, error) {
 	out := portrait{}
 	for _, p := range portraits {
-		rows, err := [...]*pgx.Conn{s.crm, s.market, s.report}[p.server].Query(ctx, p.query, id)
+		selected, values, dest := make([]string, len(p.columns)), make([]*string, len(p.columns)), make([]any, len(p.columns))
+		for i, column := range p.columns {
+			selected[i], dest[i] = "cast("+column+" as char(60))", &values[i]
+		}
+		sql := "select " + strings.Join(selected, ", ") + " from " + p.table + " where " + p.key + " = $1"
+		err := [...]DB{s.on.CRM, s.on.Marketing, s.on.Reporting}[p.server].query(ctx, sql, []any{id}, dest, func() error {
+			row := map[string]string{}
+			for i, column := range p.columns {
+				if row[column] = "-"; values[i] != nil {
+					row[column] = strings.TrimRight(*values[i], " ") // PostgreSQL fills a char up
+				}
+			}
+			out[p.place] = row
+			return nil
+		})
 		if err != nil {
 			return nil, fmt.Errorf("reading one customer: %w", err)
-		}
-		maps, err := pgx.CollectRows(rows, pgx.RowToMap)
-		if err != nil {
-			return nil, fmt.Errorf("reading one customer: %w", err)
-		}
-		if len(maps) > 0 {
-			out[p.place] = maps[0]
 		}
 	}
 	return out, nil
@@ -202,21 +209,16 @@ func (s *stage) receiptsOf(ctx context.Context, id int64) ([]*schema.Receipt, er
 		return nil, err
 	}
 	var out []*schema.Receipt
-	for _, conn := range s.replicas() {
-		rows, err := conn.Query(ctx, "select body from lethe.receipt where case_id = $1 order by made_at", caseID[:])
-		if err != nil {
-			return nil, fmt.Errorf("reading receipts: %w", err)
-		}
-		bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-		if err != nil {
-			return nil, fmt.Errorf("reading receipts: %w", err)
-		}
-		for _, body := range bodies {
+	for _, db := range s.replicas() {
+		var body []byte
+		sql := "select body from " + db.dialect().ledger("receipt") + " where case_id = $1 order by made_at"
+		err := db.query(ctx, sql, []any{caseID[:]}, []any{&body}, func() error {
 			receipt, err := s.app.VerifyReceipt(body)
-			if err != nil {
-				return nil, err
-			}
 			out = append(out, receipt)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading receipts: %w", err)
 		}
 	}
 	return out, nil
@@ -244,17 +246,13 @@ func story(id int64, before, after portrait, receipts []*schema.Receipt) string 
 	return b.String()
 }
 
-func describe(row map[string]any) string {
+func describe(row map[string]string) string {
 	if row == nil {
 		return "no row"
 	}
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(row)) {
-		value := fmt.Sprint(row[name])
-		if row[name] == nil {
-			value = "-"
-		}
-		parts = append(parts, name+"="+value)
+		parts = append(parts, name+"="+row[name])
 	}
 	return strings.Join(parts, " ")
 }

@@ -1,0 +1,137 @@
+package demo
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lethe/internal/testenv"
+)
+
+// onShared makes the publisher's databases on shared servers of one kind.
+func onShared(t *testing.T, kind string) Databases {
+	t.Helper()
+	var open func(schema int) DB
+	if kind == Postgres {
+		p := testenv.SharedPostgres(t, oldestPostgres)
+		open = func(schema int) DB {
+			db := p.NewDatabase(t)
+			p.Exec(t, db, schemaOf(schema, kind))
+			return OnPostgres(p.Connect(t, db))
+		}
+	} else {
+		m := testenv.SharedMySQL(t, map[string]string{MySQL: testenv.MySQLServer, MariaDB: testenv.MariaDB}[kind])
+		open = func(schema int) DB {
+			db := m.NewDatabase(t)
+			m.Exec(t, db, schemaOf(schema, kind))
+			return OnMySQL(mysqlConn(t, m.DSN(db, "")))
+		}
+	}
+	return Databases{CRM: open(crm), Marketing: open(marketing), Reporting: open(reporting)}
+}
+
+func mysqlConn(t *testing.T, dsn string) *sql.Conn {
+	t.Helper()
+	pool, err := openMySQL(dsn, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pool.Close() })
+	conn, err := pool.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// played is what a publisher without Lethe comes to.
+type played struct {
+	Counts      Counts
+	Wanted      map[int64]string
+	Differences []string
+}
+
+func play(t *testing.T, kind string) played {
+	t.Helper()
+	ctx := t.Context()
+	on := onShared(t, kind)
+	p := NewPublisher(100)
+	if err := p.FillOn(ctx, on); err != nil {
+		t.Fatal(err)
+	}
+	diff := differencesOf(ctx, t, on)
+	if len(diff) != 2*len(p.fill.late) {
+		t.Errorf("after the filling %d differences, want the %d late customers in both replicas: %q", len(diff), len(p.fill.late), diff)
+	}
+	var erased int
+	player := p.PlayOn(on, func(int64, time.Time) { erased++ })
+	for range 1200 {
+		if err := player.Step(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := player.FinishETL(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if erased != player.d.counts.Erasures || erased == 0 {
+		t.Errorf("told of %d erasures of %d", erased, player.d.counts.Erasures)
+	}
+	want, err := expectations(ctx, on.CRM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := played{Counts: player.d.counts, Wanted: map[int64]string{}, Differences: differencesOf(ctx, t, on)}
+	for id, w := range want {
+		out.Wanted[id] = describeWanted(w)
+	}
+	return out
+}
+
+func differencesOf(ctx context.Context, t *testing.T, on Databases) []string {
+	t.Helper()
+	diff, err := DifferencesOn(ctx, on)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return diff
+}
+
+func describeWanted(w wanted) string {
+	var parts []string
+	for name, set := range map[string]bool{
+		"1 erased": w.erased, "2 frozen": w.frozen, "3 newsletter": w.newsletter, "4 email": w.offers["E"], "5 sms": w.offers["S"], "6 phone": w.offers["T"],
+	} {
+		if set {
+			parts = append(parts, name)
+		}
+	}
+	return strings.Join(sorted(parts), ", ")
+}
+
+func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) }
+
+// TestPublisherIsTheSameEverywhere: the day, and what the oracle makes of it, do not depend on the database.
+func TestPublisherIsTheSameEverywhere(t *testing.T) {
+	t.Parallel()
+	want := play(t, Postgres)
+	want.Differences = sorted(want.Differences)
+	if len(want.Differences) == 0 {
+		t.Error("without Lethe nothing differs")
+	}
+	for _, kind := range []string{MariaDB, MySQL} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			got := play(t, kind)
+			got.Differences = sorted(got.Differences)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("on %s the day comes to something else than on PostgreSQL (-want +got):\n%s", kind, diff)
+			}
+		})
+	}
+}
