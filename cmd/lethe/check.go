@@ -21,9 +21,10 @@ func checkCommand(g *globals) *cobra.Command {
 		Long: `Looks at the config file, the keys, Kafka, the source and every replica with Lethe's own logins, and changes nothing.
 
 --fix-sql prints the statements alone, grouped by server and in the order in which they depend on each other; those for warnings
-are comments. With --role one server's can be piped into psql as its owner:
+are comments. With --role one server's can be piped into psql or mysql as its owner:
 
   lethe check --fix-sql --role sink=marketing | psql -h marketing-db -U owner marketing
+  lethe check --fix-sql --role capture | mysql -h crm-db -u owner -p crm
 
 Exit codes: 0 nothing that run would refuse, 5 findings of severity error, 4 a server cannot be reached, 3 a gap is open.`,
 		Args: cobra.NoArgs,
@@ -55,7 +56,7 @@ Exit codes: 0 nothing that run would refuse, 5 findings of severity error, 4 a s
 		},
 	}
 	cmd.Flags().StringSliceVar(&roles, "role", nil, "look only at what this role needs: capture or sink=REPLICA (default: all)")
-	cmd.Flags().BoolVar(&fixSQL, "fix-sql", false, "print only the statements, for psql; commands for Kafka come as comments")
+	cmd.Flags().BoolVar(&fixSQL, "fix-sql", false, "print only the statements, for psql or mysql; commands for Kafka come as comments")
 	return cmd
 }
 
@@ -106,7 +107,7 @@ func commented(lines []string, end string) string {
 	return b.String()
 }
 
-// printFixes prints what psql can run: what mends errors. What is no SQL, or mends a warning, becomes a comment.
+// printFixes prints what psql or mysql can run: what mends errors. What is no SQL, or mends a warning, becomes a comment.
 func printFixes(w io.Writer, r *app.Report) error {
 	var b strings.Builder
 	where := ""

@@ -23,10 +23,11 @@ type setupFlags struct {
 func setupCommand(g *globals) *cobra.Command {
 	var flags setupFlags
 	cmd := &cobra.Command{
-		Use: "setup", Short: "Make topics, publication, slot, grants and Lethe's own tables, with an owner's login",
+		Use: "setup", Short: "Make topics, publication, slot, heartbeat's table, grants and Lethe's own tables, with an owner's login",
 		Long: `Makes what is missing, and nothing else: doing it again changes nothing. A place that no flag names is not touched.
 
-A dsn may be given without password: PGPASSWORD, a password file (~/.pgpass) or --source-dsn-file and --replica-dsn-file keep it
+A dsn has the form of the config's (MySQL, MariaDB: owner:password@tcp(host:3306)/database?tls=true).
+A dsn of PostgreSQL may be given without password: PGPASSWORD, a password file (~/.pgpass) or --source-dsn-file and --replica-dsn-file keep it
 off the command line, where every user of the machine can read it; these files must not be readable by others (chmod 600). Settings of the servers, and whatever would rewrite a
 table, are never changed: they are printed, for their owner to decide.`,
 		Args: cobra.NoArgs,

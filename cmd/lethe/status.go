@@ -18,8 +18,9 @@ import (
 func statusCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Tell where everything stands, asking the servers and no process",
-		Long: `Reads the slot of the source, the checkpoint and the ends of the events topic in Kafka, and Lethe's own tables in each
-replica. It needs no key. In psql the view lethe.status of a replica says the same of that replica.
+		Long: `Reads the slot or the binary log of the source, the checkpoint and the ends of the events topic in Kafka, and Lethe's own tables in each
+replica. It needs no key. In psql the view lethe.status of a replica says the same of that replica; on MySQL and MariaDB
+it is lethe_status.
 
 Exit codes: 0, 3 a gap is open, 4 a server cannot be reached.`,
 		Args: cobra.NoArgs,
