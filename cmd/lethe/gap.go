@@ -14,9 +14,8 @@ func gapCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "gap", Short: "List gaps of the source's log, and let capture go on behind one",
 		Long: `A gap is a part of the source's log that is lost to Lethe: a slot that the server gave up, a binary
-log that was purged, a restored source, a TRUNCATE. While
-one is open nothing is called verified. This version cannot close a gap: a later version will, by a pass over the source's present
-state.`,
+log that was purged, a restored source, a TRUNCATE. While one is open nothing is called verified. This version cannot close a
+gap: a later version will, by a pass over the source's present state.`,
 	}
 	cmd.AddCommand(gapList(g), gapResume(g))
 	return cmd
@@ -62,10 +61,10 @@ func gapResume(g *globals) *cobra.Command {
 	var accept bool
 	cmd := &cobra.Command{
 		Use: "resume", Short: "Let capture go on from where the log stands, although a part of it is lost", Args: cobra.NoArgs,
-		Long: `Lets capture go on from where the slot stands, or where the binary log ends, although what the CRM wrote in between was not seen and never will be from the
-log: erasures and withdrawals among it are missing in the replicas. The gap stays open, and nothing is called verified: this
-version cannot close it, a later version will, by a pass over the source's present state. Until then compare the
-CRM's erasures of that time with ` + "`lethe cases`" + ` by hand. A slot that is gone is made again by ` + "`lethe setup`" + ` first.`,
+		Long: `Lets capture go on from where the slot stands, or where the binary log ends, although what the CRM wrote in between was
+not seen and never will be from the log: erasures and withdrawals among it are missing in the replicas. The gap stays open, and
+nothing is called verified: this version cannot close it, a later version will, by a pass over the source's present state. Until
+then compare the CRM's erasures of that time with ` + "`lethe cases`" + ` by hand. A slot that is gone is made again by ` + "`lethe setup`" + ` first.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !accept {
 				return usageError{errors.New("read `lethe gap resume --help`, then say --accept-loss")}
