@@ -120,7 +120,7 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 	if ctx.Err() != nil && summary == nil {
 		err = ErrStopped // what was under way when it was stopped tells nobody anything
 	}
-	return summary, errors.Join(err, s.close()) //nolint:contextcheck // what ran is closed although ctx is over
+	return summary, errors.Join(err, s.close())
 }
 
 func (s *stage) run(ctx context.Context) (*Summary, error) {

@@ -150,14 +150,14 @@ func (f *fill) crm(ctx context.Context, db DB) error {
 	if err != nil {
 		return err
 	}
-	if !db.dialect().sequences {
-		return nil
-	}
 	return moveSequences(ctx, db)
 }
 
 // moveSequences makes the application go on behind the ids that the filling has given.
 func moveSequences(ctx context.Context, db DB) error {
+	if !db.dialect().sequences {
+		return nil
+	}
 	for _, table := range []string{"customer.customer_id", "customer_email.email_id", "customer_phone.phone_id"} {
 		name, column, _ := strings.Cut(table, ".")
 		sql := fmt.Sprintf("select setval(pg_get_serial_sequence('%s', '%s'), (select max(%s) from %s))", name, column, column, name)
