@@ -142,14 +142,17 @@ func (c *column) is(expression, v string) string {
 }
 
 // resembles returns the condition that an expression of the column is the key v under the column's own collation.
-func (c *column) resembles(expression, v string) string {
+func (c *column) resembles(expression, v string) string { return expression + " = " + c.fromKey(v) }
+
+// fromKey returns the key v, of keyType, as a value of the column.
+func (c *column) fromKey(v string) string {
 	switch {
 	case c.category == categoryBinary:
-		return expression + " = UNHEX(" + v + ")"
+		return "UNHEX(" + v + ")"
 	case c.charset == "":
-		return expression + " = " + v
+		return v
 	}
-	return expression + " = " + collated(v, c)
+	return collated(v, c)
 }
 
 // collated converts text to the character set and collation of a column.
@@ -249,7 +252,7 @@ func (m *Mapping) owns(j join) string {
 // audienceOf returns the audience query as a table a(k), for FROM, and the condition that k is the person.key of w. The
 // first half of the union gives the column its name, which MariaDB does not take behind the alias.
 func (m *Mapping) audienceOf() (from, where string) {
-	from = "(SELECT NULL AS k FROM DUAL WHERE FALSE UNION ALL (" + m.audience + "\n)) AS a"
+	from = "(SELECT NULL AS k FROM DUAL WHERE FALSE UNION ALL SELECT * FROM (" + m.audience + "\n) AS q) AS a"
 	switch {
 	case m.key.category == categoryBinary:
 		return from, "a.k = UNHEX(w.k)"
