@@ -3,9 +3,11 @@ package demo
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"lethe/config"
 	"lethe/internal/testenv"
 )
 
@@ -20,6 +22,30 @@ func TestDayFollowsAndIsProven(t *testing.T) {
 	}
 	if s.Erasures == 0 || s.Day.Late == 0 || s.Verified != 2*s.Erasures || s.Receipts["verified"] < s.Verified {
 		t.Errorf("the day was too short to show anything: %+v", s)
+	}
+}
+
+// TestConfigsAreAccepted: the config of every mix is one that Lethe takes.
+func TestConfigsAreAccepted(t *testing.T) {
+	dsn := map[string]string{Postgres: "postgres://lethe@127.0.0.1:5432/x", MySQL: "lethe@tcp(127.0.0.1:3306)/x", MariaDB: "lethe@tcp(127.0.0.1:3306)/x"}
+	for source := range titles {
+		for replica := range titles {
+			text := ConfigTextOn(source, replica, map[string]string{
+				"LETHE_DEMO_KEYS": t.TempDir(), "LETHE_DEMO_BROKER": "127.0.0.1:9092", "LETHE_DEMO_COOL_OFF": "1s",
+				"LETHE_DEMO_CRM": dsn[source], "LETHE_DEMO_MARKETING": dsn[replica], "LETHE_DEMO_REPORTING": dsn[Postgres] + "r",
+			})
+			cfg, err := config.Parse([]byte(text), "lethe.yaml")
+			if err != nil {
+				t.Errorf("%s to %s: %v", source, replica, err)
+				continue
+			}
+			if (cfg.Source.MySQL != nil) != (source != Postgres) || (cfg.Replicas["marketing"].MySQL != nil) != (replica != Postgres) {
+				t.Errorf("%s to %s: the config names other databases", source, replica)
+			}
+		}
+	}
+	if _, err := Run(t.Context(), Options{Source: "oracle"}); err == nil || !strings.Contains(err.Error(), MariaDB) {
+		t.Errorf("a kind of database that nobody knows: %v", err)
 	}
 }
 
