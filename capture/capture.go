@@ -212,6 +212,9 @@ const (
 	GapPurged         = "binlog_purged"    // MySQL and MariaDB: log that was not read is gone from the server
 	GapHole           = "gtid_hole"        // a GTID is missing from the log
 	GapModeChanged    = "gtid_mode"        // the log was followed by GTID and now cannot be, or the other way round
+	GapSecondDomain   = "second_domain"    // MariaDB: mapped rows in a replication domain that is not followed
+	GapIncident       = "incident"         // the server says that it could not write its log
+	GapRolledBack     = "rolled_back"      // the log takes rows back that it had
 	GapStatement      = "statement_format" // a mapped table was changed by a statement that the log has no rows of
 	GapXA             = "xa_transaction"   // a mapped table was changed in a prepared transaction
 )

@@ -113,7 +113,7 @@ func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 	if c.Identity.Start != "" || c.Position != (Position{}) {
 		identity.Start = c.Identity.Start // where the first session began
 	}
-	if c.Position == (Position{}) && c.Identity != identity {
+	if c.Position == (Position{}) && c.Identity != identity && c.Identity.Start == "" {
 		// The slot was made since: without its generation nobody would notice that it is made once more.
 		c.Identity, c.WrittenAt = identity, time.Now().UTC()
 		if err := p.o.Checkpoints.Save(ctx, c); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"strings"
 	"sync"
@@ -58,7 +59,7 @@ func testRollback(t *testing.T, d Dialect, env *Env) {
 
 func testValues(t *testing.T, d Dialect, env *Env) {
 	env.Exec(t, table(d, "a", "id int PRIMARY KEY, s varchar(100), n numeric(10,2), e varchar(10), d date"))
-	env.Track(t, Need{Table: d.Schema + ".a", Columns: []string{"id", "s"}})
+	env.Track(t, Need{Table: d.Schema + ".a", Columns: []string{"id", "s", "n", "e", "d"}})
 	env.Exec(t, "INSERT INTO a VALUES (-1, 'Zoë ''O’Hara''\t漢字', 12.50, '', '2024-02-29')", "INSERT INTO a (id) VALUES (0)")
 	r := Start(t, env.Source(t), nil, &Recorder{})
 	txs := r.Collect(t, 2)
@@ -148,6 +149,9 @@ func testShapes(t *testing.T, d Dialect, env *Env) {
 		{"id": "5", "v": "e", "renamed": "9"},
 		{"id": "6", "v": "f", "y": "9"},
 	} {
+		if d.MappedOnly {
+			maps.DeleteFunc(want, func(column, _ string) bool { return column != "id" && column != "v" })
+		}
 		if diff := cmp.Diff(want, txs[i].Rows[0].New); diff != "" {
 			t.Error(diff)
 		}
@@ -195,7 +199,7 @@ func testLarge(t *testing.T, d Dialect, env *Env) {
 	if rec.Rows() != rows {
 		t.Errorf("%d rows", rec.Rows())
 	}
-	if grown := after.TotalAlloc - before.TotalAlloc; grown > 6<<20 {
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 6<<20+d.Garbage {
 		t.Errorf("%d MB were allocated for %d rows", grown>>20, rows)
 	}
 	stopped(t, r)

@@ -32,6 +32,8 @@ type Env struct {
 	Timeout func(tb testing.TB, d time.Duration)
 	// Interrupt ends the Source's connection from the server's side.
 	Interrupt func(tb testing.TB)
+	// Schema replaces the Dialect's where each test has one of its own; empty: it does not.
+	Schema string
 }
 
 // Need is a table that is read, with the columns that rules need of it.
@@ -47,6 +49,11 @@ type Dialect struct {
 	Schema string
 	// BigText is the type of a column whose values of LongText length are stored out of line.
 	BigText string
+	// MappedOnly is set for a Source that reads the needed columns only; all others are absent.
+	MappedOnly bool
+	// Garbage is how many bytes the Source's library may allocate, and leave, for a transaction of 100,000 rows of a
+	// hundred bytes; 0: as little as nothing.
+	Garbage uint64
 }
 
 const (
@@ -78,7 +85,13 @@ func Run(t *testing.T, d Dialect, open func(testing.TB) *Env) {
 		{"connection cut", testInterrupted},
 		{"idle", testIdle},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.f(t, d, open(t)) })
+		t.Run(test.name, func(t *testing.T) {
+			env, d := open(t), d
+			if env.Schema != "" {
+				d.Schema = env.Schema
+			}
+			test.f(t, d, env)
+		})
 	}
 }
 

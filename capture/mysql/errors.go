@@ -42,19 +42,3 @@ func (e *SetupError) Error() string { return e.What + "; " + e.Hint }
 
 // Permanent marks the error for capture.IsPermanent.
 func (e *SetupError) Permanent() bool { return true }
-
-// DomainError says that a second replication domain of MariaDB writes to mapped tables: there is no order between the two.
-type DomainError struct {
-	Table    string
-	Domain   uint32
-	Followed uint32
-	At       string
-}
-
-func (e *DomainError) Error() string {
-	return fmt.Sprintf("table %s was written in replication domain %d at %s, and Lethe follows domain %d: two domains have no order between "+
-		"them; write all mapped tables with the same gtid_domain_id", e.Table, e.Domain, place(e.At), e.Followed)
-}
-
-// Permanent marks the error for capture.IsPermanent.
-func (e *DomainError) Permanent() bool { return true }

@@ -1,0 +1,186 @@
+package mysql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"strings"
+
+	"github.com/go-mysql-org/go-mysql/client"
+	gomysql "github.com/go-mysql-org/go-mysql/mysql"
+	"github.com/go-mysql-org/go-mysql/replication"
+
+	"lethe/capture"
+	"lethe/internal/pii"
+)
+
+// dumpSettings is said on the connection before the log is asked for. A Handler without room stops our reading, for hours
+// where Kafka is down, and the server would otherwise end a connection that takes nothing after net_write_timeout (60 s).
+const dumpSettings = "SET SESSION net_write_timeout = 86400, net_read_timeout = 86400"
+
+// fatalReading is ER_MASTER_FATAL_ERROR_READING_BINLOG.
+const fatalReading = 1236
+
+// serverID is what we call ourselves. Two captures of one source have the same one: only one of them reads.
+func (s *Source) serverID(f *serverFacts) uint32 {
+	if s.o.ServerID != 0 {
+		return s.o.ServerID
+	}
+	id := crc32.ChecksumIEEE([]byte("lethe:"+s.o.Name+":"+f.systemID())) | 1<<31
+	if id == f.serverID {
+		id--
+	}
+	return id
+}
+
+// syncer makes the library's reader, in its raw mode: it takes packets apart and verifies checksums, and hands every event
+// on undecoded, from one goroutine, one at a time.
+func (s *Source) syncer(start *startPoint, w *wire, h replication.EventHandler) (*replication.BinlogSyncer, error) {
+	login, err := s.o.Login.Config()
+	if err != nil {
+		return nil, err
+	}
+	flavor := gomysql.MySQLFlavor
+	if start.facts.mode == modeMariaDB {
+		flavor = gomysql.MariaDBFlavor
+	}
+	w.network = login.Net
+	cfg := replication.BinlogSyncerConfig{
+		ServerID: s.serverID(start.facts), Flavor: flavor, Host: login.Addr, User: login.User, Password: login.Passwd,
+		Localhost: s.localName(), RawModeEnabled: true, VerifyChecksum: true, HeartbeatPeriod: s.o.Liveness / 3,
+		DisableRetrySync: true, DiscardGTIDSet: true, EventCacheCount: 1, PayloadDecoderConcurrency: 1,
+		SynchronousEventHandler: h, Dialer: w.dial,
+		// Its words hold row data, and what matters comes as an error.
+		Logger: slog.New(slog.DiscardHandler),
+		Option: func(c *client.Conn) error {
+			_, err := c.Execute(dumpSettings)
+			return err
+		},
+	}
+	if start.tls {
+		cfg.TLSConfig = login.TLS
+	}
+	return replication.NewBinlogSyncer(cfg), nil
+}
+
+// localName is how we appear among the server's replicas.
+func (s *Source) localName() string { return "lethe-" + s.o.Name }
+
+// dump asks for the log from start.at on.
+func (st *stream) dump(b *replication.BinlogSyncer, start *startPoint) (*replication.BinlogStreamer, error) {
+	var streamer *replication.BinlogStreamer
+	var err error
+	if start.facts.mode == modeFile {
+		at := start.history.at
+		if at.pos >= 1<<32 {
+			return nil, &capture.GapError{
+				Cause: capture.GapPurged,
+				Hint: fmt.Sprintf("%s lies beyond 4 GB, where a log without GTIDs cannot be read from: turn GTIDs on, then `lethe gap resume "+
+					"--accept-loss`", at),
+			}
+		}
+		streamer, err = b.StartSync(gomysql.Position{Name: at.file, Pos: uint32(at.pos)})
+	} else {
+		flavor := gomysql.MySQLFlavor
+		if start.facts.mode == modeMariaDB {
+			flavor = gomysql.MariaDBFlavor
+		}
+		set, parseErr := gomysql.ParseGTIDSet(flavor, start.at)
+		if parseErr != nil {
+			return nil, &DecodeError{At: start.at, Err: errGTID}
+		}
+		streamer, err = b.StartSyncGTID(set)
+	}
+	if err != nil {
+		return nil, st.dumpError(err)
+	}
+	return streamer, nil
+}
+
+// errRefused is wrapped by a server's refusal to go on from where we are; what it means is in the server's words.
+type errRefused struct {
+	purged bool
+	err    error
+}
+
+func (e *errRefused) Error() string { return e.err.Error() }
+func (e *errRefused) Unwrap() error { return e.err }
+
+// dumpError reduces what the library says: its words hold row data. Of the server's words on 1236 it is only looked which of
+// the known cases they are.
+func (st *stream) dumpError(err error) error {
+	reduced := fmt.Errorf("reading the source's log: %w", pii.DriverError(err))
+	var server *gomysql.MyError
+	if !errors.As(err, &server) || server.Code != fatalReading {
+		if errors.Is(err, replication.ErrChecksumMismatch) || strings.Contains(err.Error(), replication.ErrChecksumMismatch.Error()) {
+			return errChecksum
+		}
+		return reduced
+	}
+	words := strings.ToLower(server.Message)
+	for _, clash := range []string{"same server_uuid", "same server_id", "same server id"} {
+		if strings.Contains(words, clash) {
+			return fmt.Errorf("reading the source's log: %w", errServerID)
+		}
+	}
+	for _, gone := range []string{"purged", "could not find first log", "not find gtid state", "could not open log file", "not in the master's binlog"} {
+		if strings.Contains(words, gone) {
+			return &errRefused{purged: !strings.Contains(words, "not in the master"), err: reduced}
+		}
+	}
+	return reduced
+}
+
+// errChecksum is returned for an event that was damaged on its way or on the server's disk; it is read again.
+var errChecksum = errors.New("reading the source's log: an event's checksum does not match; it is read again")
+
+// refused makes a gap of a refusal.
+func refused(r *errRefused, at string) error {
+	if r.purged {
+		return &capture.GapError{Cause: capture.GapPurged, Hint: purgedHint}
+	}
+	return forked("the server does not know " + at)
+}
+
+// open takes the lock, compares, and streams until something ends it.
+func (s *Source) run(ctx context.Context, from *capture.Checkpoint, h capture.Handler) error {
+	l, err := s.takeLock(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	start, err := s.prepare(ctx, from)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		if err := l.keep(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+	err = s.stream(ctx, start, h)
+	if refusal := (*errRefused)(nil); errors.As(err, &refusal) {
+		err = refused(refusal, start.at)
+		if start.again != "" {
+			s.o.Log.Info().Msg("the log no longer holds the checkpoint's own transaction: reading starts behind it")
+			if err = start.startAtCheckpoint(from); err == nil {
+				err = s.stream(ctx, start, h)
+			}
+			if errors.As(err, &refusal) {
+				err = refused(refusal, start.at)
+			}
+		}
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errLockLost) {
+		err = fmt.Errorf("reading the source: %w", cause)
+	}
+	cancel(nil)
+	<-kept
+	return err
+}
