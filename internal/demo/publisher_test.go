@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"database/sql"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -131,6 +132,55 @@ func TestPublisherIsTheSameEverywhere(t *testing.T) {
 			got.Differences = sorted(got.Differences)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("on %s the day comes to something else than on PostgreSQL (-want +got):\n%s", kind, diff)
+			}
+		})
+	}
+}
+
+// TestGrantsDoNotReachFurther: Lethe's login may read the publisher's CRM, and nothing that is not the publisher's.
+func TestGrantsDoNotReachFurther(t *testing.T) {
+	t.Parallel()
+	for kind, flavor := range map[string]string{MariaDB: testenv.MariaDB, MySQL: testenv.MySQLServer} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			testenv.RequireMySQL(t, flavor)
+			ctx := t.Context()
+			dir, err := os.MkdirTemp("", "lethe-demo-test-") // the test's own folder is closed to the server
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			server, err := startServer(ctx, kind, serverFolder(dir, "crm"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := server.close(); err != nil {
+					t.Error(err)
+				}
+			})
+			if server.kind() != kind {
+				t.Errorf("the server is %s", server.kind())
+			}
+			if err := server.prepare(ctx, "crm", schemaOf(crm, kind)); err != nil {
+				t.Fatal(err)
+			}
+			if err := server.grant(ctx, "crm", false); err != nil {
+				t.Fatal(err)
+			}
+			if err := mysqlScript(ctx, server.ownerDSN("crm"), "create table later (n int)"); err != nil {
+				t.Fatal(err)
+			}
+			for sql, allowed := range map[string]bool{
+				"select * from customer": true, "show master status": flavor == testenv.MariaDB, "show binary log status": flavor == testenv.MySQLServer,
+				"update customer set blocked = true": false, "select * from later": false,
+			} {
+				if err := mysqlScript(ctx, server.dsn("crm"), sql); (err == nil) != allowed {
+					t.Errorf("%s: %v, want allowed %t", sql, err, allowed)
+				}
 			}
 		})
 	}

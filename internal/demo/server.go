@@ -117,19 +117,31 @@ func (m mysqlServer) prepare(ctx context.Context, database, schema string) error
 	return nil
 }
 
+// grant names each table: Lethe's own, which come later, are not the owner's to hand out.
 func (m mysqlServer) grant(ctx context.Context, database string, write bool) error {
-	rights := "select"
+	db, hangUp, err := m.connect(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer hangUp()
+	var (
+		table, rights = "", "select"
+		statements    []string
+	)
 	if write {
 		rights += ", insert, update, delete"
+	} else {
+		statements = append(statements, "grant replication slave, replication client on *.* to "+loginName+"@'%'")
 	}
-	script := "grant " + rights + " on " + database + ".* to " + loginName + "@'%'"
-	if !write {
-		script += "; grant replication slave, replication client on *.* to " + loginName + "@'%'"
-	}
-	if err := mysqlScript(ctx, m.ownerDSN(""), script); err != nil {
+	const tables = "select table_name from information_schema.tables where table_schema = database()"
+	err = db.query(ctx, tables, nil, []any{&table}, func() error {
+		statements = append(statements, "grant "+rights+" on "+table+" to "+loginName+"@'%'")
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("granting on %s: %w", database, err)
 	}
-	return nil
+	return execAll(ctx, db, "granting on "+database, statements...)
 }
 
 func (m mysqlServer) connect(ctx context.Context, database string) (DB, func(), error) {
