@@ -81,7 +81,7 @@ func eachPlace(ctx context.Context, q querier, query string, args []any, fn func
 // tables are the tables of a statement about the rows (alias t) of some subjects, in the order in which they are read: v
 // first, then what is looked up for it.
 func (m *Mapping) tablesOf(who part, j join, from string) string {
-	return who.sql + strings.ReplaceAll(from, ", ", " STRAIGHT_JOIN ") + " STRAIGHT_JOIN " + j.table.sql() + " AS t"
+	return who.sql + from + " STRAIGHT_JOIN " + j.table.sql() + " AS t"
 }
 
 // lock ends a SELECT whose rows of t are about to change. MariaDB knows no OF: it locks the person's row too.

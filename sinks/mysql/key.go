@@ -227,14 +227,14 @@ func (m *Mapping) matches(alias string) string {
 	return strings.Join(parts, " AND ")
 }
 
-// reach returns what joins the rows of a table (alias t) with v: more for FROM, the condition, and the expression of the
-// person's key.
+// reach returns what joins the rows of a table (alias t) with v: what stands in FROM between the two, the condition, and
+// the expression of the person's key.
 func (m *Mapping) reach(j join) (from, where, key string) {
 	if j.by == nil {
 		return "", m.matches("t"), "t." + m.key.sql()
 	}
 	key = "p." + m.key.sql()
-	return ", " + m.person.sql() + " AS p", m.matches("p") + " AND " + j.by.refers("t."+j.by.sql(), m.key, key), key
+	return " STRAIGHT_JOIN " + m.person.sql() + " AS p", m.matches("p") + " AND " + j.by.refers("t."+j.by.sql(), m.key, key), key
 }
 
 // owns returns the condition that a row of a table (alias t) belongs to a person of w, whose column k is person.key in its
