@@ -20,8 +20,8 @@ func (d *driver) erased(crmKey string) bool {
 func erasure(d *driver) {
 	d.in.InsertPerson("1")
 	d.in.InsertPerson("2")
-	d.apply(d.event("1", consent(schema.ConsentGiven)), d.event("2", consent(schema.ConsentGiven)))
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	d.apply(d.Event("1", consent(schema.ConsentGiven)), d.Event("2", consent(schema.ConsentGiven)))
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	out := d.apply(ev)
 	if len(out.Unusable) != 1 || out.Unusable[0] < 0 || out.Unusable[0] > time.Minute {
 		d.Errorf("latency of the erasure: %v", out.Unusable)
@@ -31,8 +31,8 @@ func erasure(d *driver) {
 	d.due()
 	d.wantPerson("1", Person{Personal: true})
 	// A further marker of the same case and a grant that comes later change nothing.
-	d.apply(d.event("1", &schema.SubjectErasure{Marker: true}))
-	if out := d.apply(d.event("1", consent(schema.ConsentGiven))); out.Refused != 1 {
+	d.apply(d.Event("1", &schema.SubjectErasure{Marker: true}))
+	if out := d.apply(d.Event("1", consent(schema.ConsentGiven))); out.Refused != 1 {
 		d.Errorf("a grant after the erasure: %+v, want it refused", out)
 	}
 	d.within(patience, "phase 2 runs after the cool-off", func() bool { return d.erased("1") })
@@ -41,7 +41,7 @@ func erasure(d *driver) {
 	})
 	d.wantStates(ev, schema.ReceiptSuppressed, schema.ReceiptApplied, schema.ReceiptVerified)
 	d.wantPerson("2", Person{Personal: true, Usable: true, Newsletter: true})
-	d.apply(d.event("1", consent(schema.ConsentGiven)))
+	d.apply(d.Event("1", consent(schema.ConsentGiven)))
 	d.idle(200 * time.Millisecond)
 	if !d.erased("1") {
 		d.Errorf("a grant revived an erased person: %+v", d.in.ReadPerson("1"))
@@ -60,14 +60,14 @@ func erasure(d *driver) {
 
 func erasureAtOnce(d *driver) {
 	d.in.InsertPerson("1")
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	d.apply(ev)
 	d.within(patience, "phase 2 runs", func() bool { return d.erased("1") })
 	d.within(patience, "it is verified", func() bool { return slices.Contains(d.states(ev), schema.ReceiptVerified) })
 }
 
 func erasureUnmatched(d *driver) {
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	d.apply(ev)
 	d.due()
 	if got := d.states(ev); !slices.Equal(got, []schema.ReceiptState{schema.ReceiptNoMatch}) {
@@ -80,14 +80,14 @@ func erasureUnmatched(d *driver) {
 
 func cancel(d *driver) {
 	d.in.InsertPerson("1")
-	d.apply(d.event("1", consent(schema.ConsentGiven)))
+	d.apply(d.Event("1", consent(schema.ConsentGiven)))
 	before := d.in.ReadPerson("1")
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	d.apply(ev)
 	if d.in.ReadPerson("1").Usable {
 		d.Fatal("not suppressed")
 	}
-	d.apply(d.event("1", decision(schema.DecisionCancel)))
+	d.apply(d.Event("1", decision(schema.DecisionCancel)))
 	d.within(patience, "the suppression is undone", func() bool { return d.in.ReadPerson("1") == before })
 	d.idle(coolOff + time.Second)
 	if got := d.in.ReadPerson("1"); got != before {
@@ -100,21 +100,21 @@ func cancel(d *driver) {
 		d.Errorf("a redelivered marker opened a cancelled case: %+v", got)
 	}
 	// Consents follow again.
-	d.apply(d.event("1", consent(schema.ConsentWithdrawn)))
+	d.apply(d.Event("1", consent(schema.ConsentWithdrawn)))
 	d.wantPerson("1", live)
 }
 
 func hold(d *driver) {
 	d.in.InsertPerson("1")
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	d.apply(ev)
-	d.apply(d.event("1", decision(schema.DecisionHold)), d.event("1", decision(schema.DecisionProceed)))
+	d.apply(d.Event("1", decision(schema.DecisionHold)), d.Event("1", decision(schema.DecisionProceed)))
 	d.idle(coolOff + time.Second)
 	d.wantPerson("1", Person{Personal: true})
 	d.wantStates(ev, schema.ReceiptSuppressed, schema.ReceiptHeld)
-	d.apply(d.event("1", decision(schema.DecisionRelease)))
+	d.apply(d.Event("1", decision(schema.DecisionRelease)))
 	d.within(patience, "a released case goes on", func() bool { return d.erased("1") })
-	d.apply(d.event("1", decision(schema.DecisionCancel)))
+	d.apply(d.Event("1", decision(schema.DecisionCancel)))
 	d.idle(200 * time.Millisecond)
 	if !d.erased("1") {
 		d.Error("a cancel after phase 2 brought something back")
@@ -123,11 +123,11 @@ func hold(d *driver) {
 
 func onDecision(d *driver) {
 	d.in.InsertPerson("1")
-	ev := d.event("1", &schema.SubjectErasure{Marker: true, Phase2: schema.Phase2OnDecision})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true, Phase2: schema.Phase2OnDecision})
 	d.apply(ev)
 	d.idle(time.Second)
 	d.wantPerson("1", Person{Personal: true})
-	d.apply(d.event("1", decision(schema.DecisionProceed)))
+	d.apply(d.Event("1", decision(schema.DecisionProceed)))
 	d.within(patience, "it proceeds when decided", func() bool { return d.erased("1") })
 }
 
@@ -136,7 +136,7 @@ func breaker(d *driver) {
 	var evs []*schema.Event
 	for i := range people {
 		d.in.InsertPerson(keyOf(i))
-		evs = append(evs, d.event(keyOf(i), &schema.SubjectErasure{Marker: true}))
+		evs = append(evs, d.Event(keyOf(i), &schema.SubjectErasure{Marker: true}))
 	}
 	d.apply(evs...)
 	d.idle(time.Second)
@@ -144,12 +144,12 @@ func breaker(d *driver) {
 		d.wantPerson(keyOf(i), Person{Personal: true})
 		d.wantStates(evs[i], schema.ReceiptSuppressed, schema.ReceiptAwaitingRelease)
 	}
-	d.apply(d.event(keyOf(0), decision(schema.DecisionRelease)))
+	d.apply(d.Event(keyOf(0), decision(schema.DecisionRelease)))
 	d.within(patience, "a released case goes on", func() bool { return d.erased(keyOf(0)) })
 	d.idle(500 * time.Millisecond)
 	d.wantPerson(keyOf(1), Person{Personal: true})
 	for i := 1; i < people; i++ {
-		d.apply(d.event(keyOf(i), decision(schema.DecisionRelease)))
+		d.apply(d.Event(keyOf(i), decision(schema.DecisionRelease)))
 	}
 	d.within(patience, "all released cases go on", func() bool {
 		for i := range people {
@@ -163,8 +163,8 @@ func breaker(d *driver) {
 
 func observe(d *driver) {
 	d.in.InsertPerson("1")
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
-	d.apply(d.event("1", consent(schema.ConsentGiven)), d.event("1", &schema.Objection{Raised: true, Scope: "direct_marketing"}), ev)
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
+	d.apply(d.Event("1", consent(schema.ConsentGiven)), d.Event("1", &schema.Objection{Raised: true, Scope: "direct_marketing"}), ev)
 	d.idle(500 * time.Millisecond)
 	d.wantPerson("1", live)
 	states := d.states(ev)
@@ -175,7 +175,7 @@ func observe(d *driver) {
 
 func suppress(d *driver) {
 	d.in.InsertPerson("1")
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	d.apply(ev)
 	d.idle(time.Second)
 	d.wantPerson("1", Person{Personal: true})
@@ -188,7 +188,7 @@ func outbox(d *driver) {
 	const people = 9
 	for i := range people {
 		d.in.InsertPerson(keyOf(i))
-		d.apply(d.event(keyOf(i), &schema.SubjectErasure{Marker: true}))
+		d.apply(d.Event(keyOf(i), &schema.SubjectErasure{Marker: true}))
 	}
 	first, err := d.r.Unsent(d.Context(), []int32{0, 1}, 4)
 	if err != nil || len(first) != 4 {
@@ -222,7 +222,7 @@ func gap(d *driver) {
 	d.in.InsertPerson("1")
 	opened := &schema.Gap{Opened: true, GapID: "G1", Cause: "slot_lost"}
 	d.toAll(opened)
-	ev := d.event("1", &schema.SubjectErasure{Marker: true})
+	ev := d.Event("1", &schema.SubjectErasure{Marker: true})
 	d.apply(ev)
 	d.idle(time.Second)
 	for _, r := range d.receipts() {
@@ -236,7 +236,7 @@ func gap(d *driver) {
 	// A case that is opened after the gap was closed is not held back by it.
 	d.toAll(&schema.Gap{GapID: "G1", Cause: "slot_lost"})
 	d.in.InsertPerson("2")
-	after := d.event("2", &schema.SubjectErasure{Marker: true})
+	after := d.Event("2", &schema.SubjectErasure{Marker: true})
 	d.apply(after)
 	d.within(patience, "it is verified after the gap was closed", func() bool {
 		return slices.Contains(d.states(after), schema.ReceiptVerified)
@@ -246,19 +246,15 @@ func gap(d *driver) {
 // toAll applies one event without a subject to every partition, as the topic has it.
 func (d *driver) toAll(body schema.Body) {
 	d.Helper()
-	ev := d.event("", body)
-	b := d.batch()
+	ev := d.Event("", body)
+	b := d.Batch()
 	for p := range int32(suitePartitions) {
-		b.From = append(b.From, d.places[p])
-		b.Records = append(b.Records, sinks.Record{
-			Partition: p, Offset: d.places[p].NextOffset, Value: d.in.Encode(ev), Event: ev,
-		})
+		b.From = append(b.From, d.Places[p])
+		b.Records = append(b.Records, d.Record(p, d.Places[p].NextOffset, ev))
 	}
 	out, err := d.r.Apply(d.Context(), b)
 	if err != nil {
 		d.Fatalf("Apply: %v", err)
 	}
-	for _, p := range out.Places {
-		d.places[p.Partition] = p
-	}
+	d.Move(out.Places...)
 }

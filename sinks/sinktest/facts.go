@@ -11,37 +11,37 @@ import (
 
 func consentFollows(d *driver) {
 	d.in.InsertPerson("1")
-	d.apply(d.event("1", consent(schema.ConsentGiven)))
+	d.apply(d.Event("1", consent(schema.ConsentGiven)))
 	d.wantPerson("1", Person{Personal: true, Usable: true, Newsletter: true})
-	d.apply(d.event("1", consent(schema.ConsentWithdrawn)))
+	d.apply(d.Event("1", consent(schema.ConsentWithdrawn)))
 	d.wantPerson("1", live)
-	d.apply(d.event("1", consent(schema.ConsentRenewedGiven)))
+	d.apply(d.Event("1", consent(schema.ConsentRenewedGiven)))
 	d.wantPerson("1", Person{Personal: true, Usable: true, Newsletter: true})
 	without := consent(schema.ConsentGiven)
 	without.LegalBasis = ""
-	if out := d.apply(d.event("1", without)); out.Refused != 1 {
+	if out := d.apply(d.Event("1", without)); out.Refused != 1 {
 		d.Errorf("a grant without legal basis: %+v, want it refused", out)
 	}
 	d.wantPerson("1", live)
 	// Another contact point that consents does not lift what the first one forbids.
 	second := consent(schema.ConsentGiven)
 	second.Contact = schema.ContactRef{2}
-	d.apply(d.event("1", second))
+	d.apply(d.Event("1", second))
 	d.wantPerson("1", live)
 	// A consent that has run out is none.
 	d.in.InsertPerson("2")
 	short := consent(schema.ConsentGiven)
 	short.ValidUntil = time.Now().Add(-time.Hour).UTC().Truncate(time.Millisecond)
-	d.apply(d.event("2", short))
+	d.apply(d.Event("2", short))
 	d.wantPerson("2", live)
 }
 
 func objectionFollows(d *driver) {
 	d.in.InsertPerson("1")
-	d.apply(d.event("1", consent(schema.ConsentGiven)), d.event("1", &schema.Objection{Raised: true, Scope: "direct_marketing"}))
+	d.apply(d.Event("1", consent(schema.ConsentGiven)), d.Event("1", &schema.Objection{Raised: true, Scope: "direct_marketing"}))
 	d.wantPerson("1", Person{Personal: true, Usable: true, Objects: true})
-	lifted := d.event("1", &schema.Objection{Scope: "direct_marketing"})
-	imposed := d.event("1", &schema.ProcessingRestriction{Imposed: true})
+	lifted := d.Event("1", &schema.Objection{Scope: "direct_marketing"})
+	imposed := d.Event("1", &schema.ProcessingRestriction{Imposed: true})
 	out := d.apply(lifted, imposed)
 	d.wantPerson("1", Person{Personal: true, Usable: true, Frozen: true})
 	if len(out.Unusable) != 1 {
@@ -50,13 +50,13 @@ func objectionFollows(d *driver) {
 	if len(d.states(imposed)) == 0 {
 		d.Error("a restriction got no receipt")
 	}
-	d.apply(d.event("1", &schema.ProcessingRestriction{}))
+	d.apply(d.Event("1", &schema.ProcessingRestriction{}))
 	d.wantPerson("1", Person{Personal: true, Usable: true, Newsletter: true})
 }
 
 func redelivery(d *driver) {
 	d.in.InsertPerson("1")
-	given, erased := d.event("1", consent(schema.ConsentGiven)), d.event("2", &schema.SubjectErasure{Marker: true})
+	given, erased := d.Event("1", consent(schema.ConsentGiven)), d.Event("2", &schema.SubjectErasure{Marker: true})
 	d.in.InsertPerson("2")
 	d.apply(given, erased)
 	before := d.receipts()
@@ -79,12 +79,12 @@ func redelivery(d *driver) {
 
 func fencing(d *driver) {
 	d.in.InsertPerson("1")
-	zombie, stale := d.in.Open(), d.allPlaces()
+	zombie, stale := d.in.Open(), d.All()
 	if _, err := zombie.Assign(d.Context(), []int32{0, 1}); err != nil {
 		d.Fatal(err)
 	}
-	withdrawn := d.batch(d.event("1", consent(schema.ConsentGiven)))
-	d.apply(d.event("1", consent(schema.ConsentWithdrawn)))
+	withdrawn := d.Batch(d.Event("1", consent(schema.ConsentGiven)))
+	d.apply(d.Event("1", consent(schema.ConsentWithdrawn)))
 	part := withdrawn.From[0].Partition
 	if _, err := zombie.Apply(d.Context(), withdrawn); sinks.Classify(err) != sinks.Fenced {
 		d.Errorf("Apply from a place that was left: %v, want it fenced", err)
@@ -97,14 +97,14 @@ func fencing(d *driver) {
 	}
 	d.wantPerson("1", live)
 	d.assign()
-	d.apply(d.event("1", consent(schema.ConsentGiven)))
+	d.apply(d.Event("1", consent(schema.ConsentGiven)))
 	d.wantPerson("1", Person{Personal: true, Usable: true, Newsletter: true})
 }
 
 func factsGuard(d *driver) {
 	d.in.InsertPerson("1")
-	d.apply(d.eventAt("1", 20, consent(schema.ConsentWithdrawn)))
-	if out := d.apply(d.eventAt("1", 10, consent(schema.ConsentGiven))); out.Stale != 1 {
+	d.apply(d.EventAt("1", 20, consent(schema.ConsentWithdrawn)))
+	if out := d.apply(d.EventAt("1", 10, consent(schema.ConsentGiven))); out.Stale != 1 {
 		d.Errorf("an older grant: %+v, want it stale", out)
 	}
 	d.wantPerson("1", live)
@@ -113,8 +113,8 @@ func factsGuard(d *driver) {
 	d.in.InsertPerson("2")
 	recent, old := consent(schema.ConsentWithdrawn), consent(schema.ConsentGiven)
 	recent.AsOf, old.AsOf = now.Add(-time.Hour), now.Add(-48*time.Hour)
-	d.apply(d.eventAt("2", 30, recent))
-	d.apply(d.eventAt("2", 40, old))
+	d.apply(d.EventAt("2", 30, recent))
+	d.apply(d.EventAt("2", 40, old))
 	d.wantPerson("2", live)
 }
 
@@ -130,7 +130,7 @@ func anyOrder(d *driver) {
 	}
 	for range 300 {
 		key := keyOf(rng.IntN(people))
-		ev := d.event(key, anyFact(rng))
+		ev := d.Event(key, anyFact(rng))
 		fact, _, _ := sinks.FactOf(ev)
 		facts[key] = append(facts[key], fact)
 		log = append(log, ev)
@@ -168,8 +168,8 @@ func anyFact(rng *rand.Rand) schema.Body {
 }
 
 func unmatched(d *driver) {
-	given := d.event("1", consent(schema.ConsentGiven))
-	if out := d.apply(given, d.event("2", &schema.Objection{Raised: true, Scope: "direct_marketing"})); out.NoMatch != 2 {
+	given := d.Event("1", consent(schema.ConsentGiven))
+	if out := d.apply(given, d.Event("2", &schema.Objection{Raised: true, Scope: "direct_marketing"})); out.NoMatch != 2 {
 		d.Errorf("events without a row: %+v, want no_match", out)
 	}
 	d.due()
@@ -183,9 +183,9 @@ func unmatched(d *driver) {
 func parking(d *driver) {
 	d.in.InsertPerson("1")
 	d.in.InsertPerson("2")
-	d.apply(d.event("2", consent(schema.ConsentGiven)))
+	d.apply(d.Event("2", consent(schema.ConsentGiven)))
 	d.in.Refuse("1", true)
-	poison := d.batch(d.event("1", consent(schema.ConsentGiven)))
+	poison := d.Batch(d.Event("1", consent(schema.ConsentGiven)))
 	_, err := d.r.Apply(d.Context(), poison)
 	if sinks.Classify(err) != sinks.Poison {
 		d.Fatalf("Apply of what the database refuses: %v, want poison", err)
@@ -198,16 +198,16 @@ func parking(d *driver) {
 	if place.NextOffset != rec.Offset+1 {
 		d.Fatalf("Park moved the place to %d, want %d", place.NextOffset, rec.Offset+1)
 	}
-	d.places[place.Partition] = place
+	d.Move(place)
 	d.in.Refuse("1", false)
-	if out := d.apply(d.event("1", consent(schema.ConsentGiven)), d.event("2", consent(schema.ConsentWithdrawn))); out.Parked != 1 {
+	if out := d.apply(d.Event("1", consent(schema.ConsentGiven)), d.Event("2", consent(schema.ConsentWithdrawn))); out.Parked != 1 {
 		d.Errorf("a permission of a blocked subject: %+v, want it parked", out)
 	}
 	d.wantPerson("1", live)
 	d.wantPerson("2", live)
-	d.apply(d.event("1", &schema.Objection{Raised: true, Scope: "direct_marketing"}))
+	d.apply(d.Event("1", &schema.Objection{Raised: true, Scope: "direct_marketing"}))
 	d.wantPerson("1", Person{Personal: true, Usable: true, Objects: true})
-	d.apply(d.event("1", &schema.SubjectErasure{Marker: true}))
+	d.apply(d.Event("1", &schema.SubjectErasure{Marker: true}))
 	if d.in.ReadPerson("1").Usable {
 		d.Error("an erasure of a blocked subject was held back")
 	}

@@ -2,7 +2,6 @@ package sinktest
 
 import (
 	"context"
-	"crypto/sha256"
 	"slices"
 	"strconv"
 	"testing"
@@ -79,7 +78,8 @@ func Run(t *testing.T, h Harness) {
 		{"nothing is verified while a gap is open", erasing(0), gap},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := &driver{T: t, in: h.New(t, c.setup), ids: schema.NewIdentifiers(plainPRF{}, "crm"), places: map[int32]sinks.Place{}}
+			in := h.New(t, c.setup)
+			d := &driver{T: t, in: in, Topic: NewTopic(suitePartitions, in.Encode)}
 			d.r = d.in.Open()
 			d.assign()
 			c.test(d)
@@ -98,107 +98,34 @@ const suitePartitions = 2
 // driver plays a log to a replica.
 type driver struct {
 	*testing.T
-	in     Instance
-	r      sinks.Replica
-	ids    *schema.Identifiers
-	places map[int32]sinks.Place
-	number uint64
-	sent   []*schema.Receipt
+	*Topic
+	in   Instance
+	r    sinks.Replica
+	sent []*schema.Receipt
 }
-
-// plainPRF stands in for the subject key.
-type plainPRF struct{}
-
-func (plainPRF) Compute(dst *[32]byte, data []byte) { *dst = sha256.Sum256(data) }
 
 func (d *driver) assign() {
 	d.Helper()
-	ids := make([]int32, suitePartitions)
-	for i := range ids {
-		ids[i] = int32(i)
-	}
-	places, err := d.r.Assign(d.Context(), ids)
+	places, err := d.r.Assign(d.Context(), d.Partitions())
 	if err != nil {
 		d.Fatalf("Assign: %v", err)
 	}
-	for _, p := range places {
-		d.places[p.Partition] = p
-	}
-	if len(d.places) != suitePartitions {
+	d.Move(places...)
+	if len(places) != suitePartitions {
 		d.Fatalf("Assign gave %d places", len(places))
 	}
-}
-
-// event makes the next event about a person.
-func (d *driver) event(crmKey string, body schema.Body) *schema.Event {
-	d.number++
-	return d.eventAt(crmKey, d.number, body)
-}
-
-func (d *driver) eventAt(crmKey string, number uint64, body schema.Body) *schema.Event {
-	key := schema.CanonicalKey(nil, []byte(crmKey))
-	now := time.Now().UTC().Truncate(time.Millisecond)
-	ev := &schema.Event{
-		Header: schema.Header{
-			EventID: d.ids.EventID(schema.EventKey{Number: number, Table: "public.customer", PK: key, Op: 1, Rule: "rule"}),
-			Order:   schema.NewOrder(0, 1, number, 0), Source: "crm", CommittedAt: now, DetectedAt: now, Rule: "rule",
-		},
-		Body: body,
-	}
-	switch body.(type) {
-	case *schema.Heartbeat, *schema.Gap, *schema.PassMarker:
-		return ev
-	case *schema.SubjectErasure, *schema.CaseDecision:
-		ev.CaseID = d.ids.CaseID(d.ids.SubjectRef(key))
-	}
-	ev.SubjectRef, ev.CRMKey = d.ids.SubjectRef(key), key
-	return ev
-}
-
-// batch lays events out as the log has them: by partition, offsets from the places on.
-func (d *driver) batch(events ...*schema.Event) *sinks.Batch {
-	b := &sinks.Batch{}
-	for part := range int32(suitePartitions) {
-		next := d.places[part].NextOffset
-		for _, ev := range events {
-			if int32(ev.SubjectRef[0])%suitePartitions != part {
-				continue
-			}
-			r := sinks.Record{Partition: part, Offset: next, Value: d.in.Encode(ev), Event: ev}
-			if !ev.SubjectRef.IsZero() {
-				r.Key = ev.SubjectRef.AppendText(nil)
-			}
-			b.Records = append(b.Records, r)
-			next++
-		}
-		if next > d.places[part].NextOffset {
-			b.From = append(b.From, d.places[part])
-		}
-	}
-	return b
 }
 
 // apply commits one batch and moves the places.
 func (d *driver) apply(events ...*schema.Event) sinks.Outcome {
 	d.Helper()
-	b := d.batch(events...)
-	out, err := d.r.Apply(d.Context(), b)
+	out, err := d.r.Apply(d.Context(), d.Batch(events...))
 	if err != nil {
 		d.Fatalf("Apply: %v", err)
 	}
-	for _, p := range out.Places {
-		d.places[p.Partition] = p
-	}
+	d.Move(out.Places...)
 	if got := out.Applied + out.Unchanged + out.Stale + out.NoMatch + out.Refused + out.Parked; got != len(events) {
 		d.Errorf("outcome counts %d of %d events: %+v", got, len(events), out)
-	}
-	return out
-}
-
-func (d *driver) allPlaces() []sinks.Place {
-	var out []sinks.Place
-	for p := range int32(suitePartitions) {
-		out = append(out, d.places[p])
 	}
 	return out
 }
@@ -206,7 +133,7 @@ func (d *driver) allPlaces() []sinks.Place {
 // due runs the chores once.
 func (d *driver) due() {
 	d.Helper()
-	if _, err := d.r.RunDue(d.Context(), d.allPlaces()); err != nil {
+	if _, err := d.r.RunDue(d.Context(), d.All()); err != nil {
 		d.Fatalf("RunDue: %v", err)
 	}
 }
@@ -242,7 +169,7 @@ func (d *driver) idle(long time.Duration) {
 func (d *driver) receipts() []*schema.Receipt {
 	d.Helper()
 	for {
-		rs, err := d.r.Unsent(d.Context(), []int32{0, 1}, 100)
+		rs, err := d.r.Unsent(d.Context(), d.Partitions(), 100)
 		if err != nil {
 			d.Fatalf("Unsent: %v", err)
 		}

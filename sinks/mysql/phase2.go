@@ -1,0 +1,356 @@
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"time"
+
+	"lethe/internal/crashpoint"
+	"lethe/schema"
+	"lethe/sinks"
+	"lethe/sinks/ledger"
+)
+
+// dueCase is the condition that a case (p) is one that phase 2 takes once its time has come.
+const dueCase = `p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT p.held AND p.wait IN ('none', 'cool_off')`
+
+// sqlDue lists the cases whose phase 2 is due, and whether so many were opened around each that the breaker trips. A case is
+// left alone while an operator's decision on it has not been carried out.
+const sqlDue = `
+	SELECT p.ref, COALESCE((SELECT 1 FROM {p}pending q
+		WHERE q.opened_at > p.opened_at - INTERVAL ? MICROSECOND AND q.opened_at < p.opened_at + INTERVAL ? MICROSECOND
+		LIMIT 1 OFFSET ?), 0)
+	FROM {p}pending p WHERE {parts} AND ` + dueCase + ` AND p.due_at <= ?
+		AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL)
+	ORDER BY p.due_at, p.ref LIMIT ?`
+
+// runPhase2 destroys what is due, one slice a call: batches come in between. Phase 2 of one case is one transaction:
+// rows, receipt and state.
+func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Time, error) {
+	if r.cfg.Mode != ledger.ModeErase {
+		return time.Time{}, nil
+	}
+	if err := r.reopenGrown(ctx, places); err != nil {
+		return time.Time{}, err
+	}
+	more, err := ledger.EraseDue(
+		func(limit int) (int, error) { return r.phase2Batch(ctx, places, limit) },
+		func(refused *ledger.RefusedError) error { return r.recordRefusal(ctx, places, refused) })
+	if err != nil || more {
+		return time.Now(), err
+	}
+	return r.nextOf(ctx, "looking for due erasures", "pending", "due_at",
+		"x.state = 'suppressed' AND x.matched AND NOT x.observed AND NOT x.held AND x.wait IN ('none', 'cool_off')", places)
+}
+
+// phase2Batch erases up to limit cases and returns how many were due.
+func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit int) (n int, err error) {
+	var current []*ledger.OpenedCase
+	err = r.inTx(ctx, "erasing", func(ctx context.Context, tx *tx) error {
+		current = nil
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		due, err := r.due(ctx, tx, places, limit)
+		if err != nil {
+			return err
+		}
+		if n = len(due); n == 0 {
+			return nil
+		}
+		gaps, err := r.readOpenGaps(ctx, tx)
+		if err != nil {
+			return err
+		}
+		var tripped []*ledger.OpenedCase
+		for _, c := range due {
+			if c.Trips(r.cfg) {
+				tripped = append(tripped, c)
+			} else {
+				current = append(current, c)
+			}
+		}
+		if err := r.awaitRelease(ctx, tx, tripped, gaps); err != nil {
+			return err
+		}
+		return r.erase(ctx, tx, current, gaps)
+	})
+	crashpoint.Hit("sink.after_phase2")
+	if err != nil && limit == 1 && len(current) == 1 && sinks.Classify(err) == sinks.Poison {
+		return n, &ledger.RefusedError{Ref: current[0].Ref, Code: sinks.CodeOf(err), Err: err}
+	}
+	return n, err
+}
+
+// due finds cases whose phase 2 is due and locks their rows: somebody who owns other partitions may release them.
+func (r *Replica) due(ctx context.Context, tx *tx, places []sinks.Place, limit int) ([]*ledger.OpenedCase, error) {
+	var refs [][]byte
+	burst := map[ledger.Ref]bool{}
+	query := strings.Replace(sqlDue, "{parts}", inParts("p", ledger.PartsOf(places)), 1)
+	window := r.cfg.Breaker.Window.Microseconds()
+	args := []any{window, window, r.cfg.Breaker.NewCases, tx.now, limit}
+	err := eachRow(ctx, tx, r.ledger.sql(query), args, func(rows *sql.Rows) error {
+		var ref []byte
+		var more bool
+		if err := rows.Scan(&ref, &more); err != nil {
+			return err
+		}
+		refs, burst[ledger.Ref(ref)] = append(refs, ref), more
+		return nil
+	})
+	if err != nil || len(refs) == 0 {
+		return nil, err
+	}
+	var out []*ledger.OpenedCase
+	query = r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot FROM ` + caseTables + ` WHERE ` + dueCase + lockCases)
+	err = eachRow(ctx, tx, query, []any{refsJSON(refs)}, func(rows *sql.Rows) error {
+		var released, snapshot bool
+		c, err := scanCase(rows, &released, &snapshot)
+		if err != nil {
+			return err
+		}
+		c.Released, c.Snapshot = released, snapshot
+		if burst[c.Ref] {
+			c.Burst = r.cfg.Breaker.NewCases + 1
+		}
+		out = append(out, c)
+		return nil
+	})
+	return out, err
+}
+
+// awaitRelease leaves cases at the breaker until somebody releases them.
+func (r *Replica) awaitRelease(ctx context.Context, tx *tx, cases []*ledger.OpenedCase, gaps []string) error {
+	if len(cases) == 0 {
+		return nil
+	}
+	_, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.wait = 'breaker'`, refsJSON(ledger.RefsOf(cases)))
+	if err != nil {
+		return err
+	}
+	receipts := make([]*ledger.Receipt, len(cases))
+	for i, c := range cases {
+		receipts[i] = r.core.AwaitingReceipt(c, gaps, tx.now)
+	}
+	r.log.Error().Int("cases", len(cases)).Msg("breaker: erasures wait for `lethe release`; the copies are suppressed")
+	return r.signAndWrite(ctx, tx, receipts...)
+}
+
+// erase runs phase 2 of the cases.
+func (r *Replica) erase(ctx context.Context, tx *tx, cases []*ledger.OpenedCase, gaps []string) error {
+	if len(cases) == 0 {
+		return nil
+	}
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return err
+	}
+	set, err := r.attach(ctx, tx, cases)
+	if err != nil {
+		return err
+	}
+	if err := m.lockPersons(ctx, tx, set.List); err != nil {
+		return err
+	}
+	if err := r.effects(m, tx.now).again(ctx, tx, set.List); err != nil {
+		return err
+	}
+	for i := range m.erase {
+		if err := m.eraseRows(ctx, tx, &m.erase[i], set.List); err != nil {
+			return err
+		}
+	}
+	crashpoint.Hit("sink.during_phase2")
+	if err := r.concludeErased(ctx, tx, m, cases, gaps); err != nil {
+		return err
+	}
+	if err := r.writeSubjects(ctx, tx, set.List); err != nil {
+		return err
+	}
+	if err := r.raiseWitness(ctx, tx, m); err != nil {
+		return err
+	}
+	crashpoint.Hit("sink.before_phase2_commit")
+	return nil
+}
+
+// again runs phase 1 once more in front of phase 2, for rows that it has not seen: a backup was restored, or the ETL has made
+// the person's row anew. Without it their flags would stay open, and the read-back would find them so at every attempt. It
+// notes no prior values: what they would be good for is over. The persons must have been locked.
+func (e *effects) again(ctx context.Context, tx *tx, list []*ledger.Subject) error {
+	if err := e.suppress(ctx, tx, list); err != nil {
+		return err
+	}
+	return e.fold(ctx, tx, list)
+}
+
+// lockPersons finds the persons that the subjects are, again: rows may have come and gone since phase 1.
+func (m *Mapping) lockPersons(ctx context.Context, tx *tx, list []*ledger.Subject) error {
+	return m.eachPerson(ctx, tx, list, m.lock(), func(s *ledger.Subject, key string) {
+		s.Effect.Matched = true
+		s.Effect.Persons = append(s.Effect.Persons, key)
+	})
+}
+
+// eachPerson tells the persons (person.key in text form) that the subjects' CRM keys lead to now.
+func (m *Mapping) eachPerson(ctx context.Context, q querier, list []*ledger.Subject, lock string, tell func(s *ledger.Subject, key string)) error {
+	who, err := m.who(list)
+	if err != nil {
+		return err
+	}
+	j := join{table: m.person}
+	from, where, key := m.reach(j)
+	query := "SELECT v.i, " + m.key.text(key) + " FROM " + m.tablesOf(who, j, from) + " WHERE " + where + lock
+	return eachRow(ctx, q, query, who.args, func(rows *sql.Rows) error {
+		var i int
+		var person string
+		if err := rows.Scan(&i, &person); err != nil {
+			return err
+		}
+		tell(list[i], person)
+		return nil
+	})
+}
+
+// eraseRows runs one step of phase 2. Its rows are locked and counted first, because the server does not tell which rows an
+// UPDATE or DELETE has met.
+func (m *Mapping) eraseRows(ctx context.Context, tx *tx, step *eraseStep, list []*ledger.Subject) error {
+	who, err := m.who(list)
+	if err != nil {
+		return err
+	}
+	from, where, key := m.reach(step.join)
+	tables := m.tablesOf(who, step.join, from)
+	change, action := &statement{}, ledger.ActionSet
+	set := assignments(step.set, "t", key)
+	switch {
+	case step.hold:
+		action = ledger.ActionHold
+	case step.delete:
+		action = ledger.ActionDelete
+		change.add("DELETE t FROM "+tables+" WHERE "+where, who.args...)
+	default:
+		if step.unlink {
+			action = ledger.ActionUnlink
+			set = append(set, part{sql: "t." + step.by.sql() + " = NULL"})
+		}
+		if len(set) == 0 {
+			return nil
+		}
+		change.add("UPDATE "+tables+" SET ", who.args...)
+		change.addParts(set, ", ")
+		change.add(" WHERE " + where)
+	}
+	query, label, found := "SELECT v.i FROM "+tables+" WHERE "+where, step.table.label(), false
+	if !step.hold {
+		query += m.lock()
+	}
+	err = eachPlace(ctx, tx, query, who.args, func(i int) {
+		found = true
+		list[i].Effect.Changed(label, action, 1)
+	})
+	if err != nil || !found || step.hold {
+		return err
+	}
+	_, err = tx.exec(ctx, change.String(), change.args...)
+	return err
+}
+
+// concludeErased writes what became of the cases; see ledger.OpenedCase.Lost for those without a row.
+func (r *Replica) concludeErased(ctx context.Context, tx *tx, m *Mapping, cases []*ledger.OpenedCase, gaps []string) error {
+	var lost [][]byte
+	applied := rowsOf("ref", typeKey, "attempts", typeInt, "work", typeText)
+	receipts := make([]*ledger.Receipt, len(cases))
+	for i, c := range cases {
+		s := c.Subject
+		attempt := c.Attempts + 1
+		s.Dirty = true
+		if c.Lost(m.crmErased) {
+			lost = append(lost, c.Ref[:])
+			s.UnmatchedSince, s.RecheckAt = tx.now, tx.now.Add(r.opts.RecheckFirst)
+			receipts[i] = r.core.CaseReceipt(c, schema.ReceiptNoMatch, attempt, ledger.ReasonGone, gaps, tx.now)
+			receipts[i].Evidence = schema.EvidenceAttempted
+			continue
+		}
+		s.State = ledger.SubjectErased
+		work, err := ledger.CaseWork{Persons: slices.Concat(c.Work.Persons, s.Effect.Persons)}.Encode()
+		if err != nil {
+			return err
+		}
+		applied.add(c.Ref[:], int64(attempt), jsonArg(work))
+		receipts[i] = r.core.CaseReceipt(c, schema.ReceiptApplied, attempt, "", gaps, tx.now)
+		receipts[i].Evidence, receipts[i].Rows = schema.EvidenceApplied, s.Effect.Rows
+	}
+	if lost != nil {
+		if _, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.matched = FALSE`, refsJSON(lost)); err != nil {
+			return err
+		}
+	}
+	if applied.n > 0 {
+		_, err := r.write(ctx, tx, `UPDATE `+applied.table()+` STRAIGHT_JOIN {p}pending p ON p.ref = UNHEX(v.ref)
+			SET p.state = 'applied', p.wait = 'none', p.applied_at = ?, p.due_at = ?, p.attempts = v.attempts, p.prior = NULL,
+				p.work = v.work, p.error_code = NULL, p.mapping_digest = ?`,
+			applied.arg(), tx.now, tx.now, r.opts.MappingDigest[:])
+		if err != nil {
+			return err
+		}
+	}
+	return r.signAndWrite(ctx, tx, receipts...)
+}
+
+// recordRefusal counts an attempt that the replica refused (a constraint, a trigger). After the last one the case is
+// failed: it stays suppressed, and only `lethe release` tries it again.
+func (r *Replica) recordRefusal(ctx context.Context, places []sinks.Place, refused *ledger.RefusedError) error {
+	return r.inTx(ctx, "recording a refused erasure", func(ctx context.Context, tx *tx) error {
+		if err := r.lockPlaces(ctx, tx, places); err != nil {
+			return err
+		}
+		return r.failAttempts(ctx, tx, [][]byte{refused.Ref[:]}, refused.Code)
+	})
+}
+
+// failAttempts counts an attempt of some cases that did not succeed.
+func (r *Replica) failAttempts(ctx context.Context, tx *tx, refs [][]byte, code string) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	var cases []*ledger.OpenedCase
+	states := map[ledger.Ref]string{}
+	query := r.ledger.sql(`SELECT ` + caseColumns + `, p.state FROM ` + caseTables + lockCases)
+	err := eachRow(ctx, tx, query, []any{refsJSON(refs)}, func(rows *sql.Rows) error {
+		var state string
+		c, err := scanCase(rows, &state)
+		if err != nil {
+			return err
+		}
+		cases, states[c.Ref] = append(cases, c), state
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	gaps, err := r.readOpenGaps(ctx, tx)
+	if err != nil {
+		return err
+	}
+	var receipts []*ledger.Receipt
+	for _, c := range cases {
+		pause, over := r.core.Failed(c, states[c.Ref] == ledger.PendingSuppressed)
+		due := any(tx.now.Add(pause))
+		if over {
+			due = never
+			r.log.Error().Stringer("case", c.ID).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")
+			rc := r.core.CaseReceipt(c, schema.ReceiptFailed, c.Attempts, code, gaps, tx.now)
+			rc.Evidence = schema.EvidenceAttempted
+			receipts = append(receipts, rc)
+		}
+		_, err := r.write(ctx, tx, `UPDATE {p}pending p SET p.state = 'suppressed', p.wait = 'none', p.error_code = ?, p.attempts = ?, p.due_at = ?
+			WHERE p.ref = ?`, code, c.Attempts, due, c.Ref[:])
+		if err != nil {
+			return err
+		}
+	}
+	return r.signAndWrite(ctx, tx, receipts...)
+}
