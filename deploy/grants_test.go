@@ -16,6 +16,7 @@ import (
 	source "lethe/capture/postgres"
 	"lethe/capture/rules"
 	"lethe/config"
+	"lethe/internal/demo"
 	"lethe/internal/testenv"
 	"lethe/sinks/postgres"
 )
@@ -146,9 +147,10 @@ func startServer(t *testing.T, version int) *testenv.Postgres {
 }
 
 func TestSourceGrants(t *testing.T) {
+	tables, _, _ := demo.Schemas()
 	for _, version := range versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
-			d := newDatabase(t, startServer(t, version), "crm", readFile(t, "../internal/demo/sql/crm.sql"))
+			d := newDatabase(t, startServer(t, version), "crm", tables)
 			d.mustScript("postgres-source.sql")
 			d.mustScript("postgres-source.sql") // Again, as after a change of the mapping.
 			checkPublication(t, d)
@@ -320,9 +322,10 @@ func setUp(t *testing.T, d *database, runRole string) {
 }
 
 func TestReplicaGrants(t *testing.T) {
+	_, tables, _ := demo.Schemas()
 	for _, version := range versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
-			d := newDatabase(t, startServer(t, version), "marketing", readFile(t, "../internal/demo/sql/marketing.sql"),
+			d := newDatabase(t, startServer(t, version), "marketing", tables,
 				"ALTER TABLE contact ADD reconsent_due boolean, ADD no_marketing boolean",
 				"INSERT INTO contact (crm_id) VALUES (1); INSERT INTO contact_note (contact_id) VALUES (1)")
 			d.mustScript("postgres-replica.sql")
