@@ -60,7 +60,7 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	open    *Tx
-	last    uint64
+	last    capture.Position
 	txs     []*Tx
 	rows    int
 	partial int // rows of transactions that never ended
@@ -75,8 +75,8 @@ func (r *Recorder) Begin(tx *capture.Transaction) error {
 	switch {
 	case r.open != nil:
 		return fmt.Errorf("begin of %x inside of %x", tx.Position.Commit, r.open.Position.Commit)
-	case tx.Position.Commit <= r.last:
-		return fmt.Errorf("begin of %x after %x", tx.Position.Commit, r.last)
+	case tx.Position.Epoch < r.last.Epoch || tx.Position.Epoch == r.last.Epoch && tx.Position.Commit <= r.last.Commit:
+		return fmt.Errorf("begin of %d:%x after %d:%x", tx.Position.Epoch, tx.Position.Commit, r.last.Epoch, r.last.Commit)
 	case tx.CommittedAt.IsZero():
 		return fmt.Errorf("begin of %x without commit time", tx.Position.Commit)
 	}
@@ -153,7 +153,7 @@ func (r *Recorder) commit(tx *capture.Transaction) (*Tx, error) {
 	}
 	t := r.open
 	t.Transaction = *tx
-	r.open, r.partial, r.last = nil, 0, tx.Position.Commit
+	r.open, r.partial, r.last = nil, 0, tx.Position
 	r.txs = append(r.txs, t)
 	return t, nil
 }

@@ -355,7 +355,7 @@ func (st *stream) start() error {
 		if err := st.keeper.KeepEpochs(h.epochs.list); err != nil {
 			return err
 		}
-		st.src.o.Log.Info().Uint32("epoch", h.pending.epoch).Msg("a new epoch begins: the transactions come from another server")
+		st.src.o.Log.Info().Uint32("epoch", h.pending.epoch).Str("at", st.place()).Msg("a new epoch of the order begins")
 	}
 	h.pending.newEpoch = false
 	n := h.pending.number
