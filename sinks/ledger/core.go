@@ -176,7 +176,7 @@ func CheckMeta(meta map[string]string, replica, source, digest, where string) er
 		if meta[m.key] != m.want {
 			return &sinks.Error{
 				Class: sinks.Permanent, Op: "comparing " + m.key + " of ledger", Code: "ledger_foreign",
-				Hint: fmt.Sprintf("%s belongs to %s %q, the config says %q: give this replica tables of its own",
+				Hint: fmt.Sprintf("%s belongs to %s %q, the config says %q: give this replica a prefix or schema of its own",
 					where, m.key, meta[m.key], m.want),
 			}
 		}

@@ -111,6 +111,13 @@ func (g *Gauges) Refresh(count func() (Counts, error)) (time.Time, error) {
 	return g.next, nil
 }
 
+// Expire makes the next Refresh count, whenever it is.
+func (g *Gauges) Expire() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.next = time.Time{}
+}
+
 // Patiently runs a count of receipts for at most GaugesPatience; slow says that it was given up, which is no error.
 func Patiently(ctx context.Context, count func(ctx context.Context) (map[string]int, error)) (receipts map[string]int, slow bool, err error) {
 	bounded, cancel := context.WithTimeout(ctx, GaugesPatience)

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -10,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"lethe/internal/crashpoint"
-	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // Apply implements sinks.Applier: one transaction that moves the offsets of all partitions of the batch and does what
@@ -51,13 +50,7 @@ func (r *Replica) Apply(ctx context.Context, b *sinks.Batch) (sinks.Outcome, err
 		return sinks.Outcome{}, r.reduced(op, err)
 	}
 	crashpoint.Hit("sink.after_commit")
-	counts := map[string]int{}
-	for i := range u.results {
-		counts[u.results[i].outcome]++
-	}
-	for outcome, n := range counts {
-		r.metrics.events.WithLabelValues(outcome).Add(float64(n))
-	}
+	r.metrics.Count(u.Unit)
 	return out, nil
 }
 
@@ -76,20 +69,20 @@ func rollBack(ctx context.Context, fn func(context.Context) error) {
 }
 
 func (u *unit) apply(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (sinks.Outcome, error) {
-	moved := placesAfter(b)
+	moved := ledger.PlacesAfter(b)
 	if err := u.begin(ctx, conn, b.From, moved); err != nil {
 		return sinks.Outcome{}, err
 	}
-	u.dispatch()
+	u.Dispatch()
 	if !u.m.indexed {
 		if _, err := conn.Exec(ctx, sqlPlanFree); err != nil {
 			return sinks.Outcome{}, err
 		}
 	}
-	if err := u.effects().run(ctx, conn, u.set.list); err != nil {
+	if err := u.effects().run(ctx, conn, u.Set.List); err != nil {
 		return sinks.Outcome{}, err
 	}
-	u.settle()
+	u.Settle()
 	last := &pgx.Batch{}
 	if !u.m.indexed {
 		last.Queue(sqlPlanBound)
@@ -105,30 +98,9 @@ func (u *unit) apply(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (s
 		return sinks.Outcome{}, err
 	}
 	for i := range moved {
-		moved[i].UpdatedAt = u.now
+		moved[i].UpdatedAt = u.Now
 	}
-	return u.outcome(moved, committing), nil
-}
-
-// placesAfter returns where the partitions stand after the batch.
-func placesAfter(b *sinks.Batch) []sinks.Place {
-	out := make([]sinks.Place, len(b.From))
-	copy(out, b.From)
-	at := make(map[int32]*sinks.Place, len(out))
-	for i := range out {
-		at[out[i].Partition] = &out[i]
-	}
-	for i := range b.Records {
-		p := at[b.Records[i].Partition]
-		if p == nil {
-			continue
-		}
-		p.NextOffset = b.Records[i].Offset + 1
-		if ev := b.Records[i].Event; ev != nil {
-			p.LastEventID, p.LastOrder = ev.EventID, ev.Order
-		}
-	}
-	return out
+	return u.Outcome(moved, committing), nil
 }
 
 // sqlMovePlaces is the compare-and-set. A worker that has lost a partition waits here for the new owner's transaction
@@ -170,7 +142,7 @@ func (u *unit) begin(ctx context.Context, conn *pgxpool.Conn, from, to []sinks.P
 	for i := range from {
 		parts[i], since[i], upto[i] = from[i].Partition, from[i].NextOffset, to[i].NextOffset
 		events[i], orders[i] = to[i].LastEventID[:], to[i].LastOrder[:]
-		committed[i], beats[i] = u.lastTimes(from[i].Partition)
+		committed[i], beats[i] = u.LastTimes(from[i].Partition)
 	}
 	b.Queue(l.sql(sqlMovePlaces), parts, since, upto, events, orders, committed, beats)
 	u.queueRead(b)
@@ -194,29 +166,12 @@ func (u *unit) begin(ctx context.Context, conn *pgxpool.Conn, from, to []sinks.P
 
 func (u *unit) scanNow(row pgx.Row) error {
 	var settings string
-	return row.Scan(&u.now, &settings)
-}
-
-// lastTimes returns the newest commit time and heartbeat among the unit's records of one partition.
-func (u *unit) lastTimes(part int32) (committed, beat *time.Time) {
-	for i := range u.results {
-		x := &u.results[i]
-		if x.record.Partition != part || x.event == nil {
-			continue
-		}
-		if t := x.event.CommittedAt; committed == nil || t.After(*committed) {
-			committed = &t
-		}
-		if h, ok := x.event.Body.(*schema.Heartbeat); ok && (beat == nil || h.EmittedAt.After(*beat)) {
-			beat = &h.EmittedAt
-		}
-	}
-	return committed, beat
+	return row.Scan(&u.Now, &settings)
 }
 
 // queueRead reads the guards of the replica as a whole, the open gaps, the subjects and their facts.
 func (u *unit) queueRead(b *pgx.Batch) {
-	l, refs := u.r.ledger, u.set.refs()
+	l, refs := u.r.ledger, u.Set.Refs()
 	b.Queue(l.sql(`SELECT k, v FROM {s}.meta WHERE k IN ('mapping_digest', 'paused')`)).Query(u.scanGuards)
 	b.Queue(l.sql(`SELECT DISTINCT gap_id FROM {s}.gap WHERE closed_at IS NULL`)).Query(func(rows pgx.Rows) error {
 		var id string
@@ -224,14 +179,14 @@ func (u *unit) queueRead(b *pgx.Batch) {
 			if err := rows.Scan(&id); err != nil {
 				return err
 			}
-			u.gaps[id] = true
+			u.Gaps[id] = true
 		}
 		return rows.Err()
 	})
 	if len(refs) == 0 {
 		return
 	}
-	b.Queue(l.sql(sqlSubjects), refs).Query(u.set.scan)
+	b.Queue(l.sql(sqlSubjects), refs).Query(func(rows pgx.Rows) error { return scanSubjects(rows, u.Set) })
 }
 
 // scanGuards refuses to go on under a mapping that Setup has replaced meanwhile, or while an operator holds the replica.
@@ -243,57 +198,21 @@ func (u *unit) scanGuards(rows pgx.Rows) error {
 			return err
 		}
 		switch k {
-		case metaDigest:
+		case ledger.MetaDigest:
 			active = v
-		case metaPaused:
+		case ledger.MetaPaused:
 			paused = true
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	if active != hex.EncodeToString(u.r.opts.MappingDigest[:]) {
+	if active != u.r.core.Digest() {
 		u.r.forget()
-		return &sinks.Error{
-			Class: sinks.Permanent, Op: "comparing mapping digest", Code: "mapping_digest",
-			Hint: "another mapping is active since: restart with its config, or run `lethe setup`", Err: sinks.ErrDigest,
-		}
+		return ledger.ErrDigestChanged()
 	}
 	if paused {
-		return errPaused(u.r.opts.Name)
+		return ledger.ErrPaused(u.r.opts.Name)
 	}
 	return nil
-}
-
-func errPaused(replica string) error {
-	return &sinks.Error{
-		Class: sinks.Transient, Op: "applying batch", Code: "paused",
-		Hint: "an operator has paused this replica: lethe resume " + replica,
-	}
-}
-
-// outcome counts what became of the records.
-func (u *unit) outcome(places []sinks.Place, committing time.Time) sinks.Outcome {
-	out := sinks.Outcome{Places: places}
-	for i := range u.results {
-		x := &u.results[i]
-		switch x.outcome {
-		case outcomeApplied, outcomeObserved:
-			out.Applied++
-		case outcomeStale:
-			out.Stale++
-		case outcomeNoMatch:
-			out.NoMatch++
-		case outcomeRefused:
-			out.Refused++
-		case outcomeParked:
-			out.Parked++
-		default:
-			out.Unchanged++
-		}
-		if x.outcome == outcomeApplied && x.strictness.Prohibits() {
-			out.Unusable = append(out.Unusable, max(0, committing.Sub(x.event.CommittedAt)))
-		}
-	}
-	return out
 }

@@ -8,6 +8,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 const flags = `SELECT crm_id, newsletter, offers, reconsent, no_marketing, frozen, usable FROM contact ORDER BY crm_id`
@@ -108,7 +109,7 @@ func TestErasureSuppressesAndKeepsUndo(t *testing.T) {
 }
 
 func TestObserveWritesNothing(t *testing.T) {
-	w := newWorld(t, 15, func(c *config.Replica) { c.Mode = modeObserve })
+	w := newWorld(t, 15, func(c *config.Replica) { c.Mode = ledger.ModeObserve })
 	w.person(1, 2)
 	out := w.apply(w.event(1, &schema.SubjectErasure{}), w.event(2, consent("newsletter", schema.ConsentWithdrawn)))
 	if out.Applied != 2 {
@@ -122,7 +123,7 @@ func TestObserveWritesNothing(t *testing.T) {
 		}
 	}
 	// The same case is suppressed once the mode allows it.
-	w.cfg.Mode = modeErase
+	w.cfg.Mode = ledger.ModeErase
 	w.setup()
 	w.r = w.replica()
 	w.assign()

@@ -3,41 +3,42 @@ package postgres
 import (
 	"fmt"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 
 	"lethe/config"
+
+	"lethe/sinks/ledger"
 )
 
 func (c *compiler) compileErase() {
-	for _, name := range sortedKeys(c.cfg.Erase.Tables) {
+	for _, name := range ledger.SortedKeys(c.cfg.Erase.Tables) {
 		e := c.cfg.Erase.Tables[name]
 		j, ok := c.joined(name, e.By)
 		if !ok {
 			continue
 		}
 		step := eraseStep{join: j, delete: e.Delete, unlink: e.Unlink}
-		for _, columnName := range sortedKeys(e.Set) {
+		for _, columnName := range ledger.SortedKeys(e.Set) {
 			if as, ok := c.assign(j.table, columnName, e.Set[columnName]); ok {
 				step.set = append(step.set, as)
 			}
 		}
-		for _, columnName := range sortedKeys(e.JSON) {
+		for _, columnName := range ledger.SortedKeys(e.JSON) {
 			if as, ok := c.assignJSON(j.table, columnName, e.JSON[columnName]); ok {
 				step.set = append(step.set, as)
 			}
 		}
 		c.checkKeys(&step)
 		if step.unlink && j.by == nil {
-			c.report(SeverityError, CodeNoJoin, j.table.label(), "unlink clears the column of by, and there is none", "")
+			c.report(ledger.SeverityError, ledger.CodeNoJoin, j.table.label(), "unlink clears the column of by, and there is none", "")
 		}
 		if step.unlink && j.by != nil && j.by.notNull {
-			c.report(SeverityError, CodeNotNull, j.table.label()+"."+j.by.name, "unlink sets it to NULL", dropNotNull(j.table, j.by))
+			c.report(ledger.SeverityError, ledger.CodeNotNull, j.table.label()+"."+j.by.name, "unlink sets it to NULL", dropNotNull(j.table, j.by))
 		}
 		c.m.erase = append(c.m.erase, step)
 	}
-	for _, name := range sortedKeys(c.cfg.Hold) {
+	for _, name := range ledger.SortedKeys(c.cfg.Hold) {
 		h := c.cfg.Hold[name]
 		j, ok := c.joined(name, h.By)
 		if !ok {
@@ -45,7 +46,7 @@ func (c *compiler) compileErase() {
 		}
 		from := c.resolve(j.table, strings.TrimPrefix(h.From, name+"."))
 		if from != nil && from.base != "date" && from.base != "timestamp" && from.base != "timestamptz" {
-			c.report(SeverityError, CodeColumnType, j.table.label()+"."+from.name, "the time of a hold runs from a date, the column is "+from.base, "")
+			c.report(ledger.SeverityError, ledger.CodeColumnType, j.table.label()+"."+from.name, "the time of a hold runs from a date, the column is "+from.base, "")
 		}
 		c.m.erase = append(c.m.erase, eraseStep{join: j, hold: true, from: from, keep: h.For})
 	}
@@ -59,7 +60,7 @@ func (c *compiler) checkKeys(step *eraseStep) {
 	for i := range step.set {
 		col := step.set[i].column
 		if col == c.m.key {
-			c.report(SeverityError, CodeUnsupported, step.table.label()+"."+col.name,
+			c.report(ledger.SeverityError, ledger.CodeUnsupported, step.table.label()+"."+col.name,
 				"person.key cannot be erased: the read-back would look for nobody, and prove nothing; delete the row, or use another key", "")
 		}
 		c.m.crmErased = c.m.crmErased || slices.Contains(c.m.crm, col)
@@ -79,39 +80,39 @@ func (c *compiler) assign(t *table, name string, v config.Value) (assignment, bo
 	object := t.label() + "." + name
 	as := assignment{column: col, kind: v.Kind}
 	switch v.Kind {
-	case kindNull:
+	case ledger.KindNull:
 		as.sql = "NULL"
 		if col.notNull {
-			c.report(SeverityError, CodeNotNull, object, "null is mapped: map a constant or a token, or allow NULL",
+			c.report(ledger.SeverityError, ledger.CodeNotNull, object, "null is mapped: map a constant or a token, or allow NULL",
 				dropNotNull(t, col))
 		}
-	case kindConst:
-		as.sql, as.args = "$1::text::"+col.typ, []any{constText(v.Const)}
+	case ledger.KindConst:
+		as.sql, as.args = "$1::text::"+col.typ, []any{ledger.ConstText(v.Const)}
 		if t.isUnique(name) {
-			c.report(SeverityError, CodeUnique, object,
+			c.report(ledger.SeverityError, ledger.CodeUnique, object,
 				`the column is UNIQUE and every person would get the same value: map a token with {random}`, "")
 		}
-	case kindToken:
+	case ledger.KindToken:
 		as.sql, as.args = "replace($1::text, '{random}', replace(gen_random_uuid()::text, '-', ''))::"+col.typ, []any{v.Token}
 		if col.category != 'S' {
-			c.report(SeverityError, CodeColumnType, object, "a token is text, the column is "+col.base, "")
+			c.report(ledger.SeverityError, ledger.CodeColumnType, object, "a token is text, the column is "+col.base, "")
 		}
-	case kindTruncate:
+	case ledger.KindTruncate:
 		as.sql = "left({row}." + col.sql() + "::text, " + strconv.Itoa(v.Truncate) + ")::" + col.typ
 		if col.category != 'S' {
-			c.report(SeverityError, CodeColumnType, object, "truncate keeps characters, the column is "+col.base, "")
+			c.report(ledger.SeverityError, ledger.CodeColumnType, object, "truncate keeps characters, the column is "+col.base, "")
 		}
-	case kindGeneralise:
+	case ledger.KindGeneralise:
 		return c.generalise(t, col, v, as)
-	case kindKey:
+	case ledger.KindKey:
 		as.sql = "{key}::text::" + col.typ
-	case kindNow:
+	case ledger.KindNow:
 		as.sql = "now()::" + col.typ
 		if col.category != 'D' {
-			c.report(SeverityError, CodeColumnType, object, "$now is a time, the column is "+col.base, "")
+			c.report(ledger.SeverityError, ledger.CodeColumnType, object, "$now is a time, the column is "+col.base, "")
 		}
 	default:
-		c.report(SeverityError, CodeUnsupported, object, "$"+v.Kind+" follows from the fold: it belongs under consent, "+
+		c.report(ledger.SeverityError, ledger.CodeUnsupported, object, "$"+v.Kind+" follows from the fold: it belongs under consent, "+
 			"objection or restricted", "")
 		return assignment{}, false
 	}
@@ -123,13 +124,13 @@ func (c *compiler) generalise(t *table, col *column, v config.Value, as assignme
 	if v.Generalise == "year" || v.Generalise == "month" {
 		as.sql = "date_trunc('" + v.Generalise + "', {row}." + col.sql() + ")::" + col.typ
 		if col.category != 'D' {
-			c.report(SeverityError, CodeColumnType, object, "generalise to "+v.Generalise+" needs a date, the column is "+col.base, "")
+			c.report(ledger.SeverityError, ledger.CodeColumnType, object, "generalise to "+v.Generalise+" needs a date, the column is "+col.base, "")
 		}
 		return as, true
 	}
 	as.sql, as.args = "(floor({row}."+col.sql()+"::numeric / $1::text::numeric) * $1::text::numeric)::"+col.typ, []any{v.Generalise}
 	if _, err := strconv.ParseFloat(v.Generalise, 64); err != nil || col.category != 'N' {
-		c.report(SeverityError, CodeColumnType, object, "generalise is year or month for dates, a number for numbers", "")
+		c.report(ledger.SeverityError, ledger.CodeColumnType, object, "generalise is year or month for dates, a number for numbers", "")
 	}
 	return as, true
 }
@@ -143,50 +144,24 @@ func (c *compiler) assignJSON(t *table, name string, paths map[string]config.Val
 	}
 	object := t.label() + "." + name
 	if col.base != "json" && col.base != "jsonb" {
-		c.report(SeverityError, CodeColumnType, object, "json paths need a json or jsonb column, it is "+col.base, "")
+		c.report(ledger.SeverityError, ledger.CodeColumnType, object, "json paths need a json or jsonb column, it is "+col.base, "")
 		return assignment{}, false
 	}
 	as := assignment{column: col, kind: "json", sql: "{row}." + col.sql() + "::jsonb"}
-	for _, path := range sortedKeys(paths) {
+	for _, path := range ledger.SortedKeys(paths) {
 		v := paths[path]
 		as.args = append(as.args, strings.Split(path, "."))
 		at := len(as.args)
 		switch v.Kind {
-		case kindNull:
+		case ledger.KindNull:
 			as.sql = fmt.Sprintf("jsonb_set(%s, $%d::text[], 'null'::jsonb, false)", as.sql, at)
-		case kindConst:
-			as.args = append(as.args, constJSON(v.Const))
+		case ledger.KindConst:
+			as.args = append(as.args, ledger.ConstJSON(v.Const))
 			as.sql = fmt.Sprintf("jsonb_set(%s, $%d::text[], $%d::text::jsonb, false)", as.sql, at, at+1)
 		default:
-			c.report(SeverityError, CodeUnsupported, object, "a json path takes null or a constant", "")
+			c.report(ledger.SeverityError, ledger.CodeUnsupported, object, "a json path takes null or a constant", "")
 		}
 	}
 	as.sql = "(" + as.sql + ")::" + col.typ
 	return as, true
-}
-
-func constText(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case float64:
-		return strconv.FormatFloat(v, 'g', -1, 64)
-	}
-	return fmt.Sprint(v)
-}
-
-func constJSON(v any) string {
-	if s, ok := v.(string); ok {
-		return jsonString(s)
-	}
-	return constText(v)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -7,28 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/schema"
+	"lethe/sinks/ledger"
 )
-
-// Case is one erasure in one replica. It names no person: the case id is keyed.
-type Case struct {
-	ID        schema.CaseID
-	State     string // observed, suppressed, applied, verified; cancelled where only receipts tell of it
-	Wait      string // none, cool_off, decision, breaker, gap; held and no_row beat them
-	Since     time.Time
-	Due       time.Time // zero: not by itself
-	Attempts  int
-	ErrorCode string
-	Receipt   string // state of the effective receipt; empty: none yet
-}
-
-// receiptRanks are the states of receipts with their ranks, as two arrays for SQL.
-func receiptRanks() (states []string, ranks []int32) {
-	for s := schema.ReceiptPlanned; s <= schema.ReceiptCancelled; s++ {
-		states, ranks = append(states, s.String()), append(ranks, int32(s.Rank())) //nolint:gosec // eleven states
-	}
-	return states, ranks
-}
 
 // sqlEffective is the effective receipt of each case: of the highest rank, then the highest attempt. A case that was opened
 // again after a cancel has another event: its newest one counts.
@@ -40,9 +20,9 @@ const sqlEffective = `
 	ORDER BY r.case_id, k.rank DESC, r.attempt DESC, r.made_at DESC`
 
 // Cases lists erasures, the newest first; openOnly leaves out those that are proven or cancelled.
-func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]Case, error) {
+func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Case, error) {
 	const op = "listing cases"
-	states, ranks := receiptRanks()
+	states, ranks := ledger.ReceiptRanks()
 	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
 		WITH effective AS (`+sqlEffective+`)
 		SELECT coalesce(p.case_id, e.case_id), CASE WHEN p.observed THEN 'observed' ELSE coalesce(p.state, 'cancelled') END,
@@ -54,7 +34,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]Case, err
 	if err != nil {
 		return nil, classify(op, err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Case, err error) {
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c ledger.Case, err error) {
 		var id []byte
 		var due *time.Time
 		err = row.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt)
@@ -69,7 +49,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]Case, err
 
 // effectiveReceipts counts the effective receipts of cases by state.
 func (r *Replica) effectiveReceipts(ctx context.Context) (map[string]int, error) {
-	states, ranks := receiptRanks()
+	states, ranks := ledger.ReceiptRanks()
 	rows, err := r.opts.Pool.Query(ctx, r.ledger.sql(`SELECT state, count(*) FROM (`+sqlEffective+`) e GROUP BY 1`), states, ranks)
 	if err != nil {
 		return nil, classify("counting receipts", err)
@@ -84,23 +64,15 @@ func (r *Replica) effectiveReceipts(ctx context.Context) (map[string]int, error)
 	return out, classify("counting receipts", err)
 }
 
-// Gap is an opened gap as this replica knows it.
-type Gap struct {
-	ID       string
-	Cause    string
-	OpenedAt time.Time
-	ClosedAt time.Time // zero: open
-}
-
 // Gaps lists the gaps that this replica was told of, the newest first.
-func (d *Desk) Gaps(ctx context.Context) ([]Gap, error) {
+func (d *Desk) Gaps(ctx context.Context) ([]ledger.Gap, error) {
 	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
 		SELECT gap_id, min(cause), min(opened_at), CASE WHEN bool_and(closed_at IS NOT NULL) THEN max(closed_at) END
 		FROM {s}.gap GROUP BY gap_id ORDER BY 3 DESC`))
 	if err != nil {
 		return nil, classify("listing gaps", err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g Gap, err error) {
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g ledger.Gap, err error) {
 		var closed *time.Time
 		err = row.Scan(&g.ID, &g.Cause, &g.OpenedAt, &closed)
 		if closed != nil {

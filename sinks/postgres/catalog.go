@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"lethe/sinks/ledger"
 )
 
 // column is a column of a mapped table as the catalog has it.
@@ -39,7 +41,7 @@ func (c *column) keepsPerson() bool {
 	case 'B', 'E':
 		return false
 	case 'N', 'D', 'S':
-		return looksPersonal.MatchString(c.name)
+		return ledger.LooksPersonal(c.name)
 	}
 	return true // documents, arrays, addresses
 }

@@ -14,6 +14,7 @@ import (
 	"lethe/config"
 	"lethe/internal/pii"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // More codes of findings, which only Check reports.
@@ -41,8 +42,8 @@ type CheckOptions struct {
 
 // Check compares a replica with what the mapping, the ledger tables and the run role need, and changes nothing. Findings
 // are in the order in which their statements depend on each other. The error is one of reading the server.
-func Check(ctx context.Context, conn *pgx.Conn, o CheckOptions) ([]Finding, error) {
-	c := &checker{conn: conn, o: o, ledger: ledger{schema: ledgerSchema(o.Config)}}
+func Check(ctx context.Context, conn *pgx.Conn, o CheckOptions) ([]ledger.Finding, error) {
+	c := &checker{conn: conn, o: o, ledger: ledgerTables{schema: ledgerSchema(o.Config)}}
 	if c.o.Role == "" {
 		if err := conn.QueryRow(ctx, "SELECT current_user").Scan(&c.o.Role); err != nil {
 			return nil, classify("asking who the login is", err)
@@ -59,7 +60,7 @@ func Check(ctx context.Context, conn *pgx.Conn, o CheckOptions) ([]Finding, erro
 		return nil, err
 	}
 	c.findings = append(c.findings, findings...)
-	if errorOf(o.Name, findings) == nil {
+	if ledger.ErrorOf(o.Name, findings) == nil {
 		err = c.mapped(ctx, m)
 	}
 	if err == nil {
@@ -71,12 +72,12 @@ func Check(ctx context.Context, conn *pgx.Conn, o CheckOptions) ([]Finding, erro
 type checker struct {
 	conn     *pgx.Conn
 	o        CheckOptions
-	ledger   ledger
-	findings []Finding
+	ledger   ledgerTables
+	findings []ledger.Finding
 }
 
-func (c *checker) add(severity Severity, code, object, message, fix string) {
-	c.findings = append(c.findings, Finding{Code: code, Severity: severity, Object: object, Message: message, FixSQL: fix})
+func (c *checker) add(severity ledger.Severity, code, object, message, fix string) {
+	c.findings = append(c.findings, ledger.Finding{Code: code, Severity: severity, Object: object, Message: message, FixSQL: fix})
 }
 
 func (c *checker) server(ctx context.Context) error {
@@ -87,11 +88,11 @@ func (c *checker) server(ctx context.Context) error {
 		return classify("reading the server's version", err)
 	}
 	if version < oldestServer {
-		c.add(SeverityError, CodeServerVersion, "server_version", fmt.Sprintf("PostgreSQL %d is too old for a replica: %d or later is needed",
+		c.add(ledger.SeverityError, CodeServerVersion, "server_version", fmt.Sprintf("PostgreSQL %d is too old for a replica: %d or later is needed",
 			version/10000, oldestServer/10000), "")
 	}
 	if standby {
-		c.add(SeverityError, CodeStandby, "server", "the server is a standby and takes no writes: the dsn has to lead to the primary", "")
+		c.add(ledger.SeverityError, CodeStandby, "server", "the server is a standby and takes no writes: the dsn has to lead to the primary", "")
 	}
 	return nil
 }
@@ -99,7 +100,7 @@ func (c *checker) server(ctx context.Context) error {
 // schemas looks for schemas of mapped tables that the role may not use: their tables look as if they did not exist.
 func (c *checker) schemas(ctx context.Context) error {
 	var names, schemas []string
-	for _, name := range tableNames(c.o.Config) {
+	for _, name := range ledger.TableNames(c.o.Config) {
 		if s, _, ok := strings.Cut(name, "."); ok {
 			schemas = append(schemas, s)
 		} else {
@@ -117,7 +118,7 @@ func (c *checker) schemas(ctx context.Context) error {
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	for _, s := range missing {
-		c.add(SeverityError, CodePrivilege, s, fmt.Sprintf("login %s may not use the schema; run the check again after the grant", c.o.Role),
+		c.add(ledger.SeverityError, ledger.CodePrivilege, s, fmt.Sprintf("login %s may not use the schema; run the check again after the grant", c.o.Role),
 			"GRANT USAGE ON SCHEMA "+quote(s)+" TO "+quote(c.o.Role)+";")
 	}
 	return classify("reading the privileges on schemas", err)
@@ -140,9 +141,9 @@ func (c *checker) mapped(ctx context.Context, m *Mapping) error {
 	if err := c.rowSecurity(ctx, m); err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(m.tables) {
+	for _, name := range ledger.SortedKeys(m.tables) {
 		if t := m.tables[name]; len(t.triggers) > 0 {
-			c.add(SeverityInfo, CodeTrigger, t.label(), "triggers fire on what Lethe writes ("+strings.Join(t.triggers, ", ")+
+			c.add(ledger.SeverityInfo, ledger.CodeTrigger, t.label(), "triggers fire on what Lethe writes ("+strings.Join(t.triggers, ", ")+
 				"): see that they keep no copy of the old row", "")
 		}
 	}
@@ -151,7 +152,7 @@ func (c *checker) mapped(ctx context.Context, m *Mapping) error {
 		return err
 	}
 	for _, column := range unmapped {
-		c.add(SeverityWarning, CodeUnmapped, column,
+		c.add(ledger.SeverityWarning, ledger.CodeUnmapped, column,
 			"the column looks personal and nothing erases it: no erasure is called verified until erase.tables says what becomes of it", "")
 	}
 	return nil
@@ -198,7 +199,7 @@ func (c *checker) audienceNeeds(ctx context.Context, m *Mapping, needs map[uint3
 	case len(code) != 5 || strings.HasPrefix(code, "08") || strings.HasPrefix(code, "57"):
 		return classify("planning the audience query", err)
 	default:
-		c.add(SeverityError, CodeAudience, c.o.Name+".audience", fmt.Sprintf(
+		c.add(ledger.SeverityError, ledger.CodeAudience, c.o.Name+".audience", fmt.Sprintf(
 			"the query does not run (%v): it has to be one SELECT that returns person.key", pii.DriverError(err)), "")
 		return nil
 	}
@@ -210,7 +211,7 @@ func (c *checker) rowSecurity(ctx context.Context, m *Mapping) error {
 		if role == "" {
 			continue
 		}
-		for _, name := range sortedKeys(m.tables) {
+		for _, name := range ledger.SortedKeys(m.tables) {
 			t := m.tables[name]
 			var hidden bool
 			err := c.conn.QueryRow(ctx, `
@@ -223,7 +224,7 @@ func (c *checker) rowSecurity(ctx context.Context, m *Mapping) error {
 				return classify("reading row security", err)
 			}
 			if hidden {
-				c.add(SeverityError, CodeRowSecurity, t.label(), fmt.Sprintf(
+				c.add(ledger.SeverityError, CodeRowSecurity, t.label(), fmt.Sprintf(
 					"row security hides rows from %s: what it does not see it can neither erase nor prove to be gone", role),
 					"ALTER ROLE "+quote(role)+" BYPASSRLS;")
 			}
@@ -249,13 +250,13 @@ func (c *checker) ledgerState(ctx context.Context, m *Mapping) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, sinks.ErrDigest):
-		c.add(SeverityError, CodeDigest, c.ledger.schema, "another mapping is the active one here: run `lethe setup` to activate this one, "+
+		c.add(ledger.SeverityError, CodeDigest, c.ledger.schema, "another mapping is the active one here: run `lethe setup` to activate this one, "+
 			"or run the statements; erased people then go through phase 2 again under it", fix)
 	case errors.As(err, &known) && known.Err == nil:
 		if known.Code == "ledger_newer" || known.Code == "ledger_foreign" {
 			fix = ""
 		}
-		c.add(SeverityError, CodeLedger, c.ledger.schema, known.Op+" ("+known.Code+"): "+known.Hint, fix)
+		c.add(ledger.SeverityError, ledger.CodeLedger, c.ledger.schema, known.Op+" ("+known.Code+"): "+known.Hint, fix)
 	default:
 		return err
 	}
@@ -264,8 +265,8 @@ func (c *checker) ledgerState(ctx context.Context, m *Mapping) error {
 
 // onlyPrivileges reports whether the errors so far are missing privileges, which do not change what Setup would make.
 func (c *checker) onlyPrivileges() bool {
-	return !slices.ContainsFunc(c.findings, func(f Finding) bool {
-		return f.Severity == SeverityError && f.Code != CodePrivilege && f.Code != CodeRowSecurity
+	return !slices.ContainsFunc(c.findings, func(f ledger.Finding) bool {
+		return f.Severity == ledger.SeverityError && f.Code != ledger.CodePrivilege && f.Code != CodeRowSecurity
 	})
 }
 
@@ -283,7 +284,7 @@ func (c *checker) ledgerGrants(ctx context.Context, m *Mapping, usable bool) (re
 		return false, classify(op, err)
 	}
 	if !usage {
-		c.add(SeverityError, CodePrivilege, c.ledger.schema, fmt.Sprintf("login %s may not use the schema of Lethe's own tables", c.o.Role),
+		c.add(ledger.SeverityError, ledger.CodePrivilege, c.ledger.schema, fmt.Sprintf("login %s may not use the schema of Lethe's own tables", c.o.Role),
 			c.ledger.sql("GRANT USAGE ON SCHEMA {s} TO "+quote(c.o.Role)+";"))
 	}
 	type wanted struct{ table, privileges string }
@@ -303,7 +304,7 @@ func (c *checker) ledgerGrants(ctx context.Context, m *Mapping, usable bool) (re
 			return false, classify(op, err)
 		}
 		if missing != "" {
-			c.add(SeverityError, CodePrivilege, w.table, fmt.Sprintf("login %s lacks %s on one of Lethe's own tables", c.o.Role, missing),
+			c.add(ledger.SeverityError, ledger.CodePrivilege, w.table, fmt.Sprintf("login %s lacks %s on one of Lethe's own tables", c.o.Role, missing),
 				"GRANT "+missing+" ON "+w.table+" TO "+quote(c.o.Role)+";")
 		}
 		if strings.HasSuffix(w.table, `."meta"`) {
@@ -350,12 +351,12 @@ func (c *checker) setupScript(m *Mapping) string {
 	}
 	b.WriteString("END IF; END $lethe$;\n")
 	fmt.Fprintf(&b, "INSERT INTO %s.meta (k, v) VALUES (%s, '%d'), (%s, %s), (%s, %s), (%s, '0'), (%s, %s) ON CONFLICT (k) DO NOTHING;\n", quote(c.ledger.schema),
-		literal(metaSchemaVersion), schemaVersion, literal(metaReplica), literal(c.o.Name), literal(metaSource), literal(c.o.Source), literal(metaWitness),
-		literal(metaFolded), literal(foldedUnder(c.o.Config, c.o.Digest)))
+		literal(ledger.MetaSchemaVersion), ledger.SchemaVersion, literal(ledger.MetaReplica), literal(c.o.Name), literal(ledger.MetaSource), literal(c.o.Source), literal(ledger.MetaWitness),
+		literal(ledger.MetaFolded), literal(ledger.FoldedUnder(c.o.Config, c.o.Digest)))
 	for _, name := range m.witnessTables() {
 		fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s (replica text PRIMARY KEY, n bigint NOT NULL);\n", name)
 		fmt.Fprintf(&b, "INSERT INTO %s (replica, n) VALUES (%s, (SELECT v::bigint FROM %s.meta WHERE k = %s)) ON CONFLICT DO NOTHING;\n",
-			name, literal(c.o.Name), quote(c.ledger.schema), literal(metaWitness))
+			name, literal(c.o.Name), quote(c.ledger.schema), literal(ledger.MetaWitness))
 		fmt.Fprintf(&b, "GRANT SELECT, UPDATE ON %s TO %s;\n", name, quote(c.o.Role))
 	}
 	fmt.Fprintf(&b, "GRANT USAGE ON SCHEMA %s TO %s;\n", quote(c.ledger.schema), quote(c.o.Role))
@@ -363,6 +364,6 @@ func (c *checker) setupScript(m *Mapping) string {
 		fmt.Fprintf(&b, "GRANT %s ON %s.%s TO %s;\n", p[1], quote(c.ledger.schema), quote(p[0]), quote(c.o.Role))
 	}
 	fmt.Fprintf(&b, "INSERT INTO %s.meta (k, v) VALUES (%s, '%s') ON CONFLICT (k) DO UPDATE SET v = excluded.v;\nCOMMIT;",
-		quote(c.ledger.schema), literal(metaDigest), hex.EncodeToString(c.o.Digest[:]))
+		quote(c.ledger.schema), literal(ledger.MetaDigest), hex.EncodeToString(c.o.Digest[:]))
 	return b.String()
 }

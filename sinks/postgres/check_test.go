@@ -10,6 +10,8 @@ import (
 	"lethe/config"
 	"lethe/internal/testenv"
 	"lethe/schema"
+
+	"lethe/sinks/ledger"
 )
 
 // bare is a world whose run role has nothing but its login, and whose ledger tables do not exist.
@@ -21,7 +23,7 @@ func bare(t *testing.T, version int, change ...func(*config.Replica)) *world {
 	return w
 }
 
-func (w *world) check() []Finding {
+func (w *world) check() []ledger.Finding {
 	w.Helper()
 	conn, err := pgx.Connect(w.ctx, w.pg.DSN(w.db, w.role))
 	if err != nil {
@@ -36,7 +38,7 @@ func (w *world) check() []Finding {
 }
 
 // fix runs the statements of findings as psql would, as the owner.
-func (w *world) fix(findings []Finding) {
+func (w *world) fix(findings []ledger.Finding) {
 	w.Helper()
 	for _, f := range findings {
 		if f.FixSQL == "" {
@@ -48,7 +50,7 @@ func (w *world) fix(findings []Finding) {
 	}
 }
 
-func codes(findings []Finding, severity Severity) []string {
+func codes(findings []ledger.Finding, severity ledger.Severity) []string {
 	var out []string
 	for _, f := range findings {
 		if f.Severity == severity {
@@ -67,11 +69,11 @@ func TestCheckGrantsWhatRunNeeds(t *testing.T) {
 		want := []string{
 			"ledger lethe", "privilege_missing public.contact", "privilege_missing public.do_not_contact", "privilege_missing public.note",
 		}
-		if got := codes(findings, SeverityError); !slices.Equal(got, want) {
+		if got := codes(findings, ledger.SeverityError); !slices.Equal(got, want) {
 			t.Fatalf("findings %v, want %v", got, want)
 		}
 		w.fix(findings)
-		if left := codes(w.check(), SeverityError); len(left) > 0 {
+		if left := codes(w.check(), ledger.SeverityError); len(left) > 0 {
 			t.Fatalf("after the fixes there is still %v", left)
 		}
 		w.r = w.replica()
@@ -156,14 +158,14 @@ func TestCheckNamesEachFault(t *testing.T) {
 			}
 			w := newWorld(t, 15, change...)
 			if tc.broken != "" {
-				if left := codes(w.check(), SeverityError); tc.change == nil && len(left) > 0 {
+				if left := codes(w.check(), ledger.SeverityError); tc.change == nil && len(left) > 0 {
 					t.Fatalf("before the fault there is %v", left)
 				}
 				w.exec(strings.ReplaceAll(tc.broken, "{role}", w.role))
 			}
 			findings := w.check()
-			i := slices.IndexFunc(findings, func(f Finding) bool {
-				return f.Severity == SeverityError && f.Code+" "+f.Object == tc.want && strings.Contains(f.Message, tc.says)
+			i := slices.IndexFunc(findings, func(f ledger.Finding) bool {
+				return f.Severity == ledger.SeverityError && f.Code+" "+f.Object == tc.want && strings.Contains(f.Message, tc.says)
 			})
 			if i < 0 {
 				t.Fatalf("want %s (%s), got %+v", tc.want, tc.says, findings)
@@ -172,7 +174,7 @@ func TestCheckNamesEachFault(t *testing.T) {
 				return
 			}
 			w.fix(findings)
-			if left := codes(w.check(), SeverityError); len(left) > 0 {
+			if left := codes(w.check(), ledger.SeverityError); len(left) > 0 {
 				t.Errorf("after the fix there is still %v", left)
 			}
 		})
@@ -185,10 +187,10 @@ func TestCheckWarnsOfWhatOutlivesAnErasure(t *testing.T) {
 	w.exec(`CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 		CREATE TRIGGER history BEFORE UPDATE ON contact FOR EACH ROW EXECUTE FUNCTION keep()`)
 	findings := w.check()
-	if got := codes(findings, SeverityWarning); !slices.Contains(got, "unmapped_personal_data public.contact.mobile") {
+	if got := codes(findings, ledger.SeverityWarning); !slices.Contains(got, "unmapped_personal_data public.contact.mobile") {
 		t.Errorf("warnings %v", got)
 	}
-	if got := codes(findings, SeverityInfo); !slices.Contains(got, "trigger public.contact") {
+	if got := codes(findings, ledger.SeverityInfo); !slices.Contains(got, "trigger public.contact") {
 		t.Errorf("infos %v", got)
 	}
 }
@@ -205,13 +207,13 @@ func TestCheckOfTheReadBackLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range findings {
-		if f.Code == CodePrivilege && (!strings.HasPrefix(f.FixSQL, "GRANT SELECT (") || !strings.Contains(f.FixSQL, verify)) {
+		if f.Code == ledger.CodePrivilege && (!strings.HasPrefix(f.FixSQL, "GRANT SELECT (") || !strings.Contains(f.FixSQL, verify)) {
 			t.Errorf("the read-back login is to get %s", f.FixSQL)
 		}
 	}
 	w.fix(findings)
 	findings, err = Check(w.ctx, w.admin, o)
-	if left := codes(findings, SeverityError); err != nil || len(left) > 0 {
+	if left := codes(findings, ledger.SeverityError); err != nil || len(left) > 0 {
 		t.Errorf("after the grants: %v, %v", left, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 	"lethe/sinks/sinktest"
 )
 
@@ -25,7 +26,7 @@ func (harness) New(t *testing.T, s sinktest.Setup) sinktest.Instance {
 		if s.NewCases == 0 {
 			c.Breaker = config.Breaker{NewCases: 1000, Window: time.Minute}
 		}
-		if s.Mode != modeErase {
+		if s.Mode != ledger.ModeErase {
 			c.Erase = config.Erase{}
 		}
 	})}

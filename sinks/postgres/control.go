@@ -7,13 +7,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // Paused reports whether an operator holds this replica.
 func (r *Replica) Paused(ctx context.Context) (bool, error) {
-	_, paused, err := r.ledger.readMeta(ctx, r.opts.Pool, metaPaused)
+	_, paused, err := r.ledger.readMeta(ctx, r.opts.Pool, ledger.MetaPaused)
 	return paused, err
 }
 
@@ -21,7 +21,7 @@ func (r *Replica) Paused(ctx context.Context) (bool, error) {
 // and is kept beside it. A batch under way still commits.
 func (r *Replica) Pause(ctx context.Context, by string) error {
 	_, err := r.opts.Pool.Exec(ctx, r.ledger.sql(`
-		INSERT INTO {s}.meta (k, v) VALUES ($1, $2 || ' ' || now()::text) ON CONFLICT (k) DO NOTHING`), metaPaused, by)
+		INSERT INTO {s}.meta (k, v) VALUES ($1, $2 || ' ' || now()::text) ON CONFLICT (k) DO NOTHING`), ledger.MetaPaused, by)
 	return classify("pausing replica", err)
 }
 
@@ -34,32 +34,19 @@ func (r *Replica) Resume(ctx context.Context, by string) error {
 	_, err := r.opts.Pool.Exec(ctx, r.ledger.sql(`
 		WITH ended AS (DELETE FROM {s}.meta WHERE k = $1 RETURNING v)
 		INSERT INTO {s}.meta (k, v) SELECT $2, $3 || ' ' || now()::text || '; paused by ' || v FROM ended
-		ON CONFLICT (k) DO UPDATE SET v = excluded.v`), metaPaused, metaResumed, by)
+		ON CONFLICT (k) DO UPDATE SET v = excluded.v`), ledger.MetaPaused, ledger.MetaResumed, by)
 	return classify("resuming replica", err)
 }
 
-// ParkedEvent is an event that this replica refused, or that waits behind one. It holds nothing personal.
-type ParkedEvent struct {
-	Partition int32
-	Offset    int64
-	EventID   schema.EventID // zero where the bytes could not be decoded
-	Code      string
-	Tries     int
-	Want      string // replay or discard, while the partition's owner has not done it yet
-	ParkedAt  time.Time
-	DoneAt    time.Time // zero: still parked
-	Outcome   string
-}
-
 // Parked lists parked events by partition and offset; with done, also those that were replayed or discarded.
-func (r *Replica) Parked(ctx context.Context, done bool, limit int) ([]ParkedEvent, error) {
+func (r *Replica) Parked(ctx context.Context, done bool, limit int) ([]ledger.ParkedEvent, error) {
 	rows, err := r.opts.Pool.Query(ctx, r.ledger.sql(`
 		SELECT part, off, event_id, error_code, tries, coalesce(want, ''), parked_at, done_at, coalesce(outcome, '')
 		FROM {s}.parked WHERE done_at IS NULL OR $1 ORDER BY part, off LIMIT $2`), done, limit)
 	if err != nil {
 		return nil, classify("listing parked events", err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p ParkedEvent, err error) {
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p ledger.ParkedEvent, err error) {
 		var event []byte
 		var doneAt *time.Time
 		err = row.Scan(&p.Partition, &p.Offset, &event, &p.Code, &p.Tries, &p.Want, &p.ParkedAt, &doneAt, &p.Outcome)
@@ -75,12 +62,12 @@ func (r *Replica) Parked(ctx context.Context, done bool, limit int) ([]ParkedEve
 // ReplayParked asks the owner of the partition to apply a parked event once more; DiscardParked to leave it away for
 // good. Both are recorded with by, a pseudonym or a role. The subject stays blocked while one of its events is parked.
 func (r *Replica) ReplayParked(ctx context.Context, partition int32, offset int64, by string) error {
-	return r.wantParked(ctx, partition, offset, wantReplay, by)
+	return r.wantParked(ctx, partition, offset, ledger.WantReplay, by)
 }
 
 // DiscardParked: see ReplayParked.
 func (r *Replica) DiscardParked(ctx context.Context, partition int32, offset int64, by string) error {
-	return r.wantParked(ctx, partition, offset, wantDiscard, by)
+	return r.wantParked(ctx, partition, offset, ledger.WantDiscard, by)
 }
 
 func (r *Replica) wantParked(ctx context.Context, partition int32, offset int64, want, by string) error {

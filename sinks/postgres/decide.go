@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,24 +13,7 @@ import (
 
 	"lethe/schema"
 	"lethe/sinks"
-)
-
-// The codes of prior values that can no longer be restored.
-const (
-	codeUndoTable  = "undo_table"
-	codeUndoColumn = "undo_column"
-)
-
-// decideLimit is how many decisions one transaction carries out.
-const decideLimit = 100
-
-// What became of a decision.
-const (
-	decisionDone    = "done"
-	decisionNoCase  = "no_case"  // this replica has no such case
-	decisionTooLate = "too_late" // phase 2 has run
-	decisionHeld    = "held"     // a hold beats proceed; release lifts it
-	decisionRefused = "refused"  // the replica refuses to take phase 1 back: the case is held
+	"lethe/sinks/ledger"
 )
 
 // applyDecisions carries out what operators and the gate decided, in the order in which it came. It runs before phase 2,
@@ -46,7 +28,7 @@ func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (nex
 			SELECT event_id, ref, decision FROM {s}.decision d WHERE done_at IS NULL AND part = ANY ($1)
 				AND (EXISTS (SELECT FROM {s}.pending p WHERE p.ref = d.ref)
 					OR NOT EXISTS (SELECT FROM {s}.parked k WHERE k.ref = d.ref AND k.done_at IS NULL))
-			ORDER BY stored_at, event_id LIMIT $2`), partsOf(places), decideLimit)
+			ORDER BY stored_at, event_id LIMIT $2`), ledger.PartsOf(places), ledger.DecideLimit)
 		if err != nil {
 			return err
 		}
@@ -59,7 +41,7 @@ func (r *Replica) applyDecisions(ctx context.Context, places []sinks.Place) (nex
 				return err
 			}
 		}
-		if len(open) == decideLimit {
+		if len(open) == ledger.DecideLimit {
 			next = time.Now()
 		}
 		return nil
@@ -84,10 +66,10 @@ func (r *Replica) decide(ctx context.Context, tx pgx.Tx, d openDecision) error {
 	})
 	if refused := r.reduced("carrying out case decision", err); refused != nil {
 		code := sinks.CodeOf(refused)
-		if sinks.Classify(refused) != sinks.Poison && code != codeUndoTable && code != codeUndoColumn {
+		if sinks.Classify(refused) != sinks.Poison && code != ledger.CodeUndoTable && code != ledger.CodeUndoColumn {
 			return err
 		}
-		outcome = decisionRefused
+		outcome = ledger.DecisionRefused
 		_, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET held = true, error_code = $2 WHERE ref = $1 AND state = 'suppressed'`), d.Ref, code)
 		if err != nil {
 			return err
@@ -107,12 +89,12 @@ func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (ou
 	}
 	defer rows.Close()
 	if !rows.Next() {
-		return decisionNoCase, rows.Err()
+		return ledger.DecisionNoCase, rows.Err()
 	}
 	var (
 		state string
 		held  bool
-		undo  []undoEntry
+		undo  []ledger.UndoEntry
 		now   time.Time
 	)
 	c, err := scanCase(rows, &state, &held, &undo, &now)
@@ -124,30 +106,30 @@ func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (ou
 	if err != nil {
 		return "", err
 	}
-	if state != pendingSuppressed {
-		return decisionTooLate, nil
+	if state != ledger.PendingSuppressed {
+		return ledger.DecisionTooLate, nil
 	}
 	// A case whose phase 2 has run is suppressed again where a value was left, a backup was restored or the mapping has
 	// grown. Its undo is gone, and a cancel would only make the erased person usable again.
-	if c.erased && (decision == schema.DecisionCancel || decision == schema.DecisionHold) {
-		return decisionTooLate, nil
+	if c.Erased && (decision == schema.DecisionCancel || decision == schema.DecisionHold) {
+		return ledger.DecisionTooLate, nil
 	}
 	switch decision {
 	case schema.DecisionProceed:
 		if held {
-			return decisionHeld, nil
+			return ledger.DecisionHeld, nil
 		}
 		_, err = tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET wait = 'cool_off' WHERE ref = $1 AND wait = 'decision'`), d.Ref)
-		return decisionDone, err
+		return ledger.DecisionDone, err
 	case schema.DecisionRelease:
-		return decisionDone, r.release(ctx, tx, d.Ref)
+		return ledger.DecisionDone, r.release(ctx, tx, d.Ref)
 	case schema.DecisionHold:
 		if _, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET held = true WHERE ref = $1`), d.Ref); err != nil {
 			return "", err
 		}
-		return decisionDone, r.storeCaseReceipt(ctx, tx, c, schema.ReceiptHeld, now)
+		return ledger.DecisionDone, r.storeCaseReceipt(ctx, tx, c, schema.ReceiptHeld, now)
 	default:
-		return decisionDone, r.cancel(ctx, tx, c, undo, now)
+		return ledger.DecisionDone, r.cancel(ctx, tx, c, undo, now)
 	}
 }
 
@@ -163,13 +145,13 @@ func (r *Replica) release(ctx context.Context, tx pgx.Tx, ref []byte) error {
 	return err
 }
 
-func (r *Replica) storeCaseReceipt(ctx context.Context, tx pgx.Tx, c *openedCase, state schema.ReceiptState, now time.Time) error {
+func (r *Replica) storeCaseReceipt(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCase, state schema.ReceiptState, now time.Time) error {
 	gaps, err := r.readOpenGaps(ctx, tx)
 	if err != nil {
 		return err
 	}
 	b := &pgx.Batch{}
-	rc := r.caseReceipt(c, state, c.attempts, reasonDecision, gaps, now)
+	rc := r.core.CaseReceipt(c, state, c.Attempts, ledger.ReasonDecision, gaps, now)
 	rc.Evidence = schema.EvidenceApplied
 	if err := r.queueReceipt(b, rc); err != nil {
 		return err
@@ -179,7 +161,7 @@ func (r *Replica) storeCaseReceipt(ctx context.Context, tx pgx.Tx, c *openedCase
 
 // cancel takes phase 1 back: the prior values return, then the fold is written, because facts may have changed since.
 // The subject's erased_order stays, so that the same marker delivered again does not open the case again.
-func (r *Replica) cancel(ctx context.Context, tx pgx.Tx, c *openedCase, undo []undoEntry, now time.Time) error {
+func (r *Replica) cancel(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCase, undo []ledger.UndoEntry, now time.Time) error {
 	m, err := r.compiled(ctx)
 	if err != nil {
 		return err
@@ -190,15 +172,15 @@ func (r *Replica) cancel(ctx context.Context, tx pgx.Tx, c *openedCase, undo []u
 			return err
 		}
 	}
-	b.Queue(r.ledger.sql(`DELETE FROM {s}.pending WHERE ref = $1`), c.ref[:])
+	b.Queue(r.ledger.sql(`DELETE FROM {s}.pending WHERE ref = $1`), c.Ref[:])
 	if err := send(ctx, tx, b); err != nil {
 		return err
 	}
-	set, err := r.attach(ctx, tx, []*openedCase{c})
+	set, err := r.attach(ctx, tx, []*ledger.OpenedCase{c})
 	if err != nil {
 		return err
 	}
-	c.subject.state, c.subject.dirty = subjectLive, true
+	c.Subject.State, c.Subject.Dirty = ledger.SubjectLive, true
 	if err := r.refold(ctx, tx, set, nil); err != nil {
 		return err
 	}
@@ -207,11 +189,11 @@ func (r *Replica) cancel(ctx context.Context, tx pgx.Tx, c *openedCase, undo []u
 
 // queueUndo restores one row. Names come from our own table, and are looked up in the mapping all the same: what is
 // restored is a column that phase 1 may change, or nothing.
-func (m *Mapping) queueUndo(b *pgx.Batch, u undoEntry) error {
+func (m *Mapping) queueUndo(b *pgx.Batch, u ledger.UndoEntry) error {
 	t := m.tables[u.Table]
 	if t == nil {
 		return &sinks.Error{
-			Class: sinks.Permanent, Op: "taking phase 1 back", Code: codeUndoTable,
+			Class: sinks.Permanent, Op: "taking phase 1 back", Code: ledger.CodeUndoTable,
 			Hint: fmt.Sprintf("table %s was mapped when the case opened and is not now: put it back into the mapping, then cancel again", u.Table),
 		}
 	}
@@ -222,7 +204,7 @@ func (m *Mapping) queueUndo(b *pgx.Batch, u undoEntry) error {
 			col := t.column(name)
 			if col == nil {
 				return "", &sinks.Error{
-					Class: sinks.Permanent, Op: "taking phase 1 back", Code: codeUndoColumn,
+					Class: sinks.Permanent, Op: "taking phase 1 back", Code: ledger.CodeUndoColumn,
 					Hint: fmt.Sprintf("column %s.%s no longer exists: set the case's flags by hand, then release or cancel", t.label(), name),
 				}
 			}
@@ -252,13 +234,4 @@ func (m *Mapping) queueUndo(b *pgx.Batch, u undoEntry) error {
 	}
 	b.Queue(s.String(), s.args...)
 	return nil
-}
-
-// encodeWork writes a case's work for lethe.pending.
-func encodeWork(w caseWork) (any, error) {
-	if len(w.Persons) == 0 {
-		return nil, nil
-	}
-	text, err := json.Marshal(w)
-	return jsonOrNull(text), err
 }

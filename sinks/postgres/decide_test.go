@@ -6,6 +6,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // A case whose phase 2 has run is open again where a value was left. Its undo is gone by then.
@@ -85,7 +86,7 @@ func TestRefusedCancelHoldsItsCaseOnly(t *testing.T) {
 	w.exec(`ALTER TABLE contact ADD CONSTRAINT gone CHECK (NOT usable OR crm_id <> 1)`)
 	w.apply(w.decide(1, schema.DecisionCancel), w.event(2, &schema.SubjectErasure{}))
 	w.runDue()
-	w.want(`SELECT outcome FROM lethe.decision`, decisionRefused)
+	w.want(`SELECT outcome FROM lethe.decision`, ledger.DecisionRefused)
 	w.want(`SELECT crm_id, firstname IS NULL FROM contact ORDER BY 1`, "1|false\n2|true")
 	w.want(`SELECT held, error_code FROM lethe.pending WHERE state = 'suppressed'`, "true|23514")
 	w.exec(`ALTER TABLE contact DROP CONSTRAINT gone`)

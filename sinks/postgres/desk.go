@@ -12,7 +12,7 @@ import (
 
 	"lethe/config"
 	"lethe/schema"
-	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // Desk is what an operator's command line reads and records in one replica, beside the running workers and without their
@@ -23,7 +23,7 @@ type Desk struct{ r *Replica }
 func NewDesk(cfg *config.Replica, pool *pgxpool.Pool) *Desk {
 	return &Desk{&Replica{
 		opts: Options{Name: cfg.Name, Config: cfg, Pool: pool, VerifyPool: pool, StatementTimeout: defaultStatementTimeout},
-		cfg:  cfg, ledger: ledger{schema: ledgerSchema(cfg)}, log: zerolog.Nop(),
+		cfg:  cfg, ledger: ledgerTables{schema: ledgerSchema(cfg)}, log: zerolog.Nop(),
 	}}
 }
 
@@ -34,7 +34,7 @@ func (d *Desk) Pause(ctx context.Context, by string) error { return d.r.Pause(ct
 func (d *Desk) Resume(ctx context.Context, by string) error { return d.r.Resume(ctx, by) }
 
 // Parked lists parked events; see Replica.Parked.
-func (d *Desk) Parked(ctx context.Context, done bool, limit int) ([]ParkedEvent, error) {
+func (d *Desk) Parked(ctx context.Context, done bool, limit int) ([]ledger.ParkedEvent, error) {
 	return d.r.Parked(ctx, done, limit)
 }
 
@@ -61,8 +61,7 @@ func (d *Desk) FindCase(ctx context.Context, id schema.CaseID, seal schema.AEAD)
 	if err != nil {
 		return nil, false, classify("looking for the case", err)
 	}
-	opener := &Replica{opts: Options{Seal: seal}}
-	parts, err := opener.openKey(ref, sealed)
+	parts, err := ledger.OpenKey(seal, ref, sealed)
 	if err != nil {
 		return nil, true, err
 	}
@@ -88,13 +87,13 @@ func (d *Desk) DecisionOutcome(ctx context.Context, id schema.EventID) (string, 
 }
 
 // DecisionDone is the outcome of a decision that was carried out; any other says why it was not.
-const DecisionDone = decisionDone
+const DecisionDone = ledger.DecisionDone
 
 // SealedUnder counts the rows of this replica that need one key of the seal keyset: sealed CRM keys and parked events. keyID
 // reads the id from a ciphertext.
 func (d *Desk) SealedUnder(ctx context.Context, id uint32, keyID func(sealed []byte) (uint32, error)) (subjects, parked int, err error) {
 	const op = "looking for rows sealed under the key"
-	prefix := []byte{sealPrefix, byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)} //nolint:gosec // the bytes of the id
+	prefix := []byte{ledger.SealPrefix, byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)} //nolint:gosec // the bytes of the id
 	err = d.r.opts.Pool.QueryRow(ctx, d.r.ledger.sql(`SELECT count(*) FROM {s}.subject WHERE substring(sealed_key FOR 5) = $1`), prefix).Scan(&subjects)
 	if err != nil {
 		return 0, 0, classify(op, err)
@@ -140,31 +139,10 @@ func (d *Desk) SignedUnder(ctx context.Context, id uint32) (found bool, err erro
 	return false, classify(op, rows.Err())
 }
 
-// Status is where a replica stands, by its own tables. Nothing in it is personal.
-type Status struct {
-	Replica     string         `json:"replica"`
-	Source      string         `json:"source"`
-	Paused      bool           `json:"paused"`
-	PausedBy    string         `json:"paused_by,omitempty"`
-	Digest      string         `json:"mapping_digest"` // the active one
-	Places      []sinks.Place  `json:"-"`
-	Erasures    map[string]int `json:"erasures"`           // cases by state
-	Waiting     map[string]int `json:"waiting"`            // cases that are not proven, by what they wait for: held, no_row, wait, or the error code
-	Errors      map[string]int `json:"errors,omitempty"`   // cases with an error code
-	Receipts    map[string]int `json:"receipts,omitempty"` // effective receipts of cases by state
-	Parked      int            `json:"parked"`
-	Blocked     int            `json:"blocked"`         // subjects that wait behind a parked event
-	Unmatched   int            `json:"unmatched"`       // subjects without a row, looked up again
-	Unsent      int            `json:"unsent_receipts"` // waiting for Kafka
-	OpenGaps    []string       `json:"open_gaps,omitempty"`
-	OldestProof time.Duration  `json:"-"` // age of the oldest erasure that is not proven; 0: none
-	Behind      time.Duration  `json:"-"` // age of the newest commit or heartbeat seen on the partition that is most behind
-}
-
 // Status reads the ledger tables.
-func (d *Desk) Status(ctx context.Context) (*Status, error) {
+func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 	const op = "reading Lethe's tables"
-	s := &Status{}
+	s := &ledger.Status{}
 	var pausedBy *string
 	var oldest, behind *float64
 	err := d.r.opts.Pool.QueryRow(ctx, d.r.ledger.sql(`

@@ -15,6 +15,8 @@ import (
 
 	"lethe/config"
 	"lethe/schema"
+
+	"lethe/sinks/ledger"
 )
 
 func TestPlanCountsAndChangesNothing(t *testing.T) {
@@ -59,7 +61,7 @@ func TestPlanCountsAndChangesNothing(t *testing.T) {
 // TestStatusNamesWhatKeepsACaseBack: where no wait is set, the error code is what the case waits for.
 func TestStatusNamesWhatKeepsACaseBack(t *testing.T) {
 	w := newWorld(t, 15, erasing, func(c *config.Replica) {
-		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(kindNull)}}
+		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(ledger.KindNull)}}
 	})
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
@@ -68,14 +70,14 @@ func TestStatusNamesWhatKeepsACaseBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]int{reasonUnmapped: 1}, s.Waiting); diff != "" {
+	if diff := cmp.Diff(map[string]int{ledger.ReasonUnmapped: 1}, s.Waiting); diff != "" {
 		t.Error(diff)
 	}
 }
 
 // TestPlanListsEveryPhaseInEveryMode: people start with observe and read here what the next mode would do.
 func TestPlanListsEveryPhaseInEveryMode(t *testing.T) {
-	for mode, active := range map[string]string{modeObserve: "", modeSuppress: "111", modeErase: "11122"} {
+	for mode, active := range map[string]string{ledger.ModeObserve: "", ledger.ModeSuppress: "111", ledger.ModeErase: "11122"} {
 		w := newWorld(t, 15, erasing, func(c *config.Replica) { c.Mode = mode })
 		w.person(1)
 		p, err := NewDesk(w.cfg, w.pool).Plan(w.ctx, []string{"1"})
@@ -193,13 +195,13 @@ func TestGaugesTellWhatTheLedgerHolds(t *testing.T) {
 	// The next count is 15 s away, whatever the chores do until then.
 	w.apply(w.decide(2, schema.DecisionCancel))
 	w.runDue()
-	if got := w.r.gauges.pending[[2]string{"suppressed", "decision"}]; got != 1 {
-		t.Errorf("counted again at once: %d", got)
+	if got := gathered(t, registry)["lethe_pending suppressed decision"]; got != 1 {
+		t.Errorf("counted again at once: %v", got)
 	}
-	w.r.gauges.next = time.Time{}
+	w.r.gauges.Expire()
 	w.runDue()
-	if got := w.r.gauges.pending[[2]string{"suppressed", "decision"}]; got != 0 {
-		t.Errorf("not counted again: %d", got)
+	if got := gathered(t, registry)["lethe_pending suppressed decision"]; got != 0 {
+		t.Errorf("not counted again: %v", got)
 	}
 }
 
@@ -213,21 +215,21 @@ type rotating struct {
 var errUnknown = errors.New("unknown key")
 
 func (k *rotating) AppendSeal(dst, plain, ad []byte) ([]byte, error) {
-	dst = binary.BigEndian.AppendUint32(append(dst, sealPrefix), k.id)
+	dst = binary.BigEndian.AppendUint32(append(dst, ledger.SealPrefix), k.id)
 	return k.keyring.AppendSeal(dst, plain, ad)
 }
 
 func (k *rotating) Open(sealed, ad []byte) ([]byte, error) {
-	if len(sealed) < sealIDSize || !slices.Contains(k.known, binary.BigEndian.Uint32(sealed[1:])) {
+	if len(sealed) < ledger.SealIDSize || !slices.Contains(k.known, binary.BigEndian.Uint32(sealed[1:])) {
 		return nil, errUnknown
 	}
-	return k.keyring.Open(sealed[sealIDSize:], ad)
+	return k.keyring.Open(sealed[ledger.SealIDSize:], ad)
 }
 
 func TestRotationSealsRowsAgain(t *testing.T) {
 	w := newWorld(t, 15)
 	seal := &rotating{keyring: w.keys, id: 7, known: []uint32{7}}
-	w.r.opts.Seal = seal
+	w.r.core.Seal = seal
 	w.person(1, 2, 3)
 	w.apply(w.event(1, consent("newsletter", schema.ConsentGiven)), w.event(2, consent("newsletter", schema.ConsentGiven)))
 	// Of a key that was lost: it must not hold up the others.
@@ -248,12 +250,12 @@ func TestRotationSealsRowsAgain(t *testing.T) {
 		t.Errorf("%d rows under key 8 (%v), want 2", n, err)
 	}
 	seal.known = []uint32{8}
-	ref := w.r.ref(w.ids.SubjectRef(crmKey(2)))
+	ref := w.r.core.Ref(w.ids.SubjectRef(crmKey(2)))
 	var sealed []byte
-	if err := w.admin.QueryRow(w.ctx, `SELECT sealed_key FROM lethe.subject WHERE ref = $1`, ref).Scan(&sealed); err != nil {
+	if err := w.admin.QueryRow(w.ctx, `SELECT sealed_key FROM lethe.subject WHERE ref = $1`, ref[:]).Scan(&sealed); err != nil {
 		t.Fatal(err)
 	}
-	if parts, err := w.r.openKey(ref, sealed); err != nil || !slices.Equal(parts, []string{"2"}) {
+	if parts, err := w.r.core.OpenKey(ref[:], sealed); err != nil || !slices.Equal(parts, []string{"2"}) {
 		t.Errorf("the key of subject 2 opens to %d parts: %v", len(parts), err)
 	}
 }

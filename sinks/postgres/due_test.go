@@ -5,6 +5,8 @@ import (
 
 	"lethe/config"
 	"lethe/schema"
+
+	"lethe/sinks/ledger"
 )
 
 // One subject that the replica refuses to write holds up no other, and no other chore.
@@ -73,7 +75,7 @@ func TestReplayHasItsReceipt(t *testing.T) {
 			}
 		}
 	}
-	if len(outcomes) != 2 || outcomes[0] != outcomeParked || outcomes[1] != outcomeApplied {
+	if len(outcomes) != 2 || outcomes[0] != ledger.OutcomeParked || outcomes[1] != ledger.OutcomeApplied {
 		t.Errorf("the receipts of the waiting event say %v", outcomes)
 	}
 }

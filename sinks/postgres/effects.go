@@ -11,21 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"lethe/config"
-	"lethe/sinks"
-)
-
-// The actions as receipts name them.
-const (
-	actionFold     = "consent"
-	actionSuppress = "suppress"
-	actionInsert   = "insert"
-)
-
-// The values of config.Replica.Mode.
-const (
-	modeObserve  = "observe"
-	modeSuppress = "suppress"
-	modeErase    = "erase"
+	"lethe/sinks/ledger"
 )
 
 // effects are the statements that bring the mapped rows of some subjects to what their facts ask for. All of them are
@@ -39,16 +25,16 @@ type effects struct {
 
 // run writes the fold of every touched subject and phase 1 of every one to be suppressed, and finds out which of them
 // have a row. In mode observe it only finds out. A failed statement fails the transaction.
-func (e *effects) run(ctx context.Context, tx batcher, list []*subject) error {
-	list = slices.DeleteFunc(slices.Clone(list), func(x *subject) bool { return !x.touched && !x.suppress })
+func (e *effects) run(ctx context.Context, tx batcher, list []*ledger.Subject) error {
+	list = slices.DeleteFunc(slices.Clone(list), func(x *ledger.Subject) bool { return !x.Touched && !x.Suppress })
 	if len(list) == 0 {
 		return nil
 	}
 	b := &pgx.Batch{}
-	if e.cfg.Mode != modeObserve {
-		suppressed := make([]*subject, 0, len(list))
+	if e.cfg.Mode != ledger.ModeObserve {
+		suppressed := make([]*ledger.Subject, 0, len(list))
 		for _, x := range list {
-			if x.suppress {
+			if x.Suppress {
 				suppressed = append(suppressed, x)
 			}
 		}
@@ -75,8 +61,8 @@ type batcher interface {
 
 // findRows looks for a row of those subjects that no statement has shown to have one: nothing of theirs had to change,
 // or they are unmatched.
-func (e *effects) findRows(ctx context.Context, tx batcher, list []*subject) error {
-	list = slices.DeleteFunc(list, func(x *subject) bool { return x.effect.matched })
+func (e *effects) findRows(ctx context.Context, tx batcher, list []*ledger.Subject) error {
+	list = slices.DeleteFunc(list, func(x *ledger.Subject) bool { return x.Effect.Matched })
 	if len(list) == 0 {
 		return nil
 	}
@@ -86,7 +72,7 @@ func (e *effects) findRows(ctx context.Context, tx batcher, list []*subject) err
 		e.m.matches("t") + ")")
 	b := &pgx.Batch{}
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
-		return eachPlace(rows, func(i int) { list[i].effect.matched = true })
+		return eachPlace(rows, func(i int) { list[i].Effect.Matched = true })
 	})
 	return tx.SendBatch(ctx, b).Close()
 }
@@ -103,55 +89,20 @@ func eachPlace(rows pgx.Rows, fn func(i int)) error {
 	return rows.Err()
 }
 
-// foldValues are the columns of one table that follow from the fold, for the subjects that it says something about.
-type foldValues struct {
-	list   []*subject
-	values [][]*bool // by column, then subject; nil: the fold says nothing about it
-	used   []bool    // by column
-	holes  []bool    // by column: some subject has a nil
+// ask asks the fold for every column of one table.
+func (e *effects) ask(ft *foldTable, list []*ledger.Subject) ledger.Answers {
+	return ledger.Ask(len(ft.columns), func(i int) *ledger.Question { return &ft.columns[i].Question }, list, e.now)
 }
 
-// foldValues asks the fold for every column of one table.
-func (e *effects) foldValues(ft *foldTable, list []*subject) foldValues {
-	out := foldValues{
-		values: make([][]*bool, len(ft.columns)), used: make([]bool, len(ft.columns)), holes: make([]bool, len(ft.columns)),
-		list: make([]*subject, 0, len(list)),
-	}
-	for c := range out.values {
-		out.values[c] = make([]*bool, 0, len(list))
-	}
-	row := make([]*bool, len(ft.columns))
-	for _, x := range list {
-		v := sinks.Fold(x.facts, x.erased(), e.now)
-		any := false
-		for c := range ft.columns {
-			row[c] = nil
-			if value, known := x.answer(&v, &ft.columns[c], e.now); known {
-				row[c], any = boolPointer(value), true
-			}
-		}
-		if !any {
-			continue
-		}
-		out.list = append(out.list, x)
-		for c := range row {
-			out.values[c] = append(out.values[c], row[c])
-			out.used[c] = out.used[c] || row[c] != nil
-			out.holes[c] = out.holes[c] || row[c] == nil
-		}
-	}
-	return out
-}
-
-// columns adds the arrays of the used columns to a statement: for each its place in ft.columns and the SQL of its value,
-// which is NULL where the fold says nothing.
-func (f *foldValues) columns(ft *foldTable) (extra []whoColumn, places []int, sql []string) {
+// answerColumns are the arrays of the used columns: for each its place in ft.columns and the SQL of its value, which is NULL
+// where the fold says nothing.
+func answerColumns(ft *foldTable, f *ledger.Answers) (extra []whoColumn, places []int, sql []string) {
 	for c := range ft.columns {
-		if !f.used[c] {
+		if !f.Used[c] {
 			continue
 		}
 		name := "a" + strconv.Itoa(c)
-		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: pgtype.FlatArray[*bool](f.values[c])})
+		extra = append(extra, whoColumn{name: name, typ: "bool[]", values: pgtype.FlatArray[*bool](f.Values[c])})
 		value := "v." + name
 		if ft.columns[c].asNumber {
 			value += "::int"
@@ -162,9 +113,9 @@ func (f *foldValues) columns(ft *foldTable) (extra []whoColumn, places []int, sq
 }
 
 // queueFold writes the columns of one table that follow from the fold, where they differ.
-func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*subject) {
-	f := e.foldValues(ft, list)
-	if len(f.list) == 0 {
+func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*ledger.Subject) {
+	f := e.ask(ft, list)
+	if len(f.List) == 0 {
 		return
 	}
 	s := &statement{}
@@ -173,30 +124,20 @@ func (e *effects) queueFold(b *pgx.Batch, ft *foldTable, list []*subject) {
 	own := ft.by == nil && ft.table.oid == e.m.person.oid
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
 		return eachPlace(rows, func(i int) {
-			f.list[i].effect.changed(label, actionFold, 1)
+			f.List[i].Effect.Changed(label, ledger.ActionFold, 1)
 			if own {
-				f.list[i].effect.matched = true
+				f.List[i].Effect.Matched = true
 			}
 		})
 	})
 }
 
-// yes and no are what values point to: an array of pointers says NULL where there is none.
-var yes, no = true, false
-
-func boolPointer(v bool) *bool {
-	if v {
-		return &yes
-	}
-	return &no
-}
-
-func (e *effects) foldStatement(s *statement, ft *foldTable, f *foldValues) {
+func (e *effects) foldStatement(s *statement, ft *foldTable, f *ledger.Answers) {
 	var set, differs []string
-	extra, places, values := f.columns(ft)
+	extra, places, values := answerColumns(ft, f)
 	for k, c := range places {
 		col, value := ft.columns[c].column, values[k]
-		if f.holes[c] {
+		if f.Holes[c] {
 			value = "coalesce(" + value + ", t." + col.sql() + ")"
 		}
 		set = append(set, col.sql()+" = "+value)
@@ -205,7 +146,7 @@ func (e *effects) foldStatement(s *statement, ft *foldTable, f *foldValues) {
 	for _, col := range ft.now {
 		set = append(set, col.sql()+" = now()::"+col.typ)
 	}
-	who := s.who(e.m, f.list, extra...)
+	who := s.who(e.m, f.List, extra...)
 	from, where, _ := e.m.reach(ft.join)
 	s.WriteString("UPDATE " + ft.table.sql() + " AS t SET " + strings.Join(set, ", ") + " FROM " + who + from +
 		" WHERE " + where + " AND (" + strings.Join(differs, " OR ") + ") RETURNING v.i")
@@ -213,7 +154,7 @@ func (e *effects) foldStatement(s *statement, ft *foldTable, f *foldValues) {
 
 // queuePrior locks the rows that phase 1 will change and notes what their flags were: for a cancel. The person's own
 // table comes first, because it says which persons there are.
-func (e *effects) queuePrior(b *pgx.Batch, list []*subject) {
+func (e *effects) queuePrior(b *pgx.Batch, list []*ledger.Subject) {
 	columns, order := e.m.undoColumns()
 	for _, j := range order {
 		own := j.table.oid == e.m.person.oid && j.by == nil
@@ -234,17 +175,17 @@ func (e *effects) queuePrior(b *pgx.Batch, list []*subject) {
 			var i int32
 			var person string
 			for rows.Next() {
-				u := undoEntry{Table: name}
+				u := ledger.UndoEntry{Table: name}
 				if err := rows.Scan(&i, &person, &u.Key, &u.Set); err != nil {
 					return err
 				}
 				x := list[i]
 				if own {
-					x.effect.matched = true
-					x.effect.persons = append(x.effect.persons, person)
+					x.Effect.Matched = true
+					x.Effect.Persons = append(x.Effect.Persons, person)
 				}
 				if !empty {
-					x.effect.undo = append(x.effect.undo, u)
+					x.Effect.Undo = append(x.Effect.Undo, u)
 				}
 			}
 			return rows.Err()
@@ -275,7 +216,7 @@ func (m *Mapping) undoColumns() (columns map[string][]string, order []join) {
 	}
 	for _, f := range m.folds {
 		for _, c := range f.columns {
-			if c.kind == kindPermitted || c.kind == kindReconsentDue {
+			if c.Kind == ledger.KindPermitted || c.Kind == ledger.KindReconsentDue {
 				add(f.join, c.column.name)
 			}
 		}
@@ -296,7 +237,7 @@ func textObject(alias string, columns []string) string {
 func literal(name string) string { return "'" + strings.ReplaceAll(name, "'", "''") + "'" }
 
 // queueSuppress runs the actions of phase 1.
-func (e *effects) queueSuppress(b *pgx.Batch, list []*subject) {
+func (e *effects) queueSuppress(b *pgx.Batch, list []*ledger.Subject) {
 	for i := range e.m.suppress {
 		a := &e.m.suppress[i]
 		if a.insert {
@@ -313,7 +254,7 @@ func (e *effects) queueSuppress(b *pgx.Batch, list []*subject) {
 		for k := range a.set {
 			value := s.value(&a.set[k], "t", key)
 			set = append(set, a.set[k].column.sql()+" = "+value)
-			if col := a.set[k].column; a.set[k].kind != kindNow {
+			if col := a.set[k].column; a.set[k].kind != ledger.KindNow {
 				differs = append(differs, col.comparable("t."+col.sql())+" IS DISTINCT FROM "+col.comparable(value))
 			}
 		}
@@ -324,14 +265,14 @@ func (e *effects) queueSuppress(b *pgx.Batch, list []*subject) {
 		s.WriteString(" RETURNING v.i")
 		label := a.table.label()
 		b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
-			return eachPlace(rows, func(i int) { list[i].effect.changed(label, actionSuppress, 1) })
+			return eachPlace(rows, func(i int) { list[i].Effect.Changed(label, ledger.ActionSuppress, 1) })
 		})
 	}
 }
 
 // queueInsert puts a row for each person, unless the very same one is there already: constants and key compared. Where a
 // unique index has another one in its place (an opt-out for another reason) that one stays: the erasure must not fail of it.
-func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) {
+func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*ledger.Subject) {
 	s := &statement{}
 	who := s.who(e.m, list)
 	var names, values, same []string
@@ -342,9 +283,9 @@ func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) 
 		names = append(names, as.column.sql())
 		values = append(values, value)
 		switch as.kind {
-		case kindConst, kindKey: // an equality, so that an index is used
+		case ledger.KindConst, ledger.KindKey: // an equality, so that an index is used
 			same = append(same, as.column.comparable("x."+as.column.sql())+" = "+as.column.comparable(value))
-		case kindNull:
+		case ledger.KindNull:
 			same = append(same, "x."+as.column.sql()+" IS NULL")
 		}
 	}
@@ -354,21 +295,21 @@ func (e *effects) queueInsert(b *pgx.Batch, a *suppressAction, list []*subject) 
 		a.by.sql() + "::text, " + textObject("t", a.table.primary))
 	label, name := a.table.label(), a.table.config
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
-		byPerson := map[string]*subject{}
+		byPerson := map[string]*ledger.Subject{}
 		for _, x := range list {
-			for _, p := range x.effect.persons {
+			for _, p := range x.Effect.Persons {
 				byPerson[p] = x
 			}
 		}
 		var person string
 		for rows.Next() {
-			u := undoEntry{Table: name, Inserted: true}
+			u := ledger.UndoEntry{Table: name, Inserted: true}
 			if err := rows.Scan(&person, &u.Key); err != nil {
 				return err
 			}
 			if x := byPerson[person]; x != nil {
-				x.effect.changed(label, actionInsert, 1)
-				x.effect.undo = append(x.effect.undo, u)
+				x.Effect.Changed(label, ledger.ActionInsert, 1)
+				x.Effect.Undo = append(x.Effect.Undo, u)
 			}
 		}
 		return rows.Err()

@@ -2,25 +2,13 @@ package postgres
 
 import (
 	"context"
-	"encoding/hex"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/config"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
-
-// foldedObserving is the value of metaFolded while the replica is only observed: facts gather, and no column follows them.
-const foldedObserving = "observe"
-
-// foldedUnder is the value of metaFolded for a mapping.
-func foldedUnder(cfg *config.Replica, digest [32]byte) string {
-	if cfg.Mode == modeObserve {
-		return foldedObserving
-	}
-	return hex.EncodeToString(digest[:])
-}
 
 // grown says what has been done for the mapping as it is compiled: that is asked once an assignment, not at every chore.
 type grown struct {
@@ -38,8 +26,8 @@ func (r *Replica) refoldGrown(ctx context.Context, places []sinks.Place) (time.T
 	if done {
 		return time.Time{}, nil
 	}
-	want := foldedUnder(r.cfg, r.opts.MappingDigest)
-	have, _, err := r.ledger.readMeta(ctx, r.opts.Pool, metaFolded)
+	want := ledger.FoldedUnder(r.cfg, r.opts.MappingDigest)
+	have, _, err := r.ledger.readMeta(ctx, r.opts.Pool, ledger.MetaFolded)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -50,10 +38,10 @@ func (r *Replica) refoldGrown(ctx context.Context, places []sinks.Place) (time.T
 			}
 			b := &pgx.Batch{}
 			b.Queue(`SELECT set_config('statement_timeout', '0', true)`) // it grows with the ledger
-			if want != foldedObserving {
+			if want != ledger.FoldedObserving {
 				b.Queue(r.ledger.sql(`UPDATE {s}.subject SET next_change_at = now() WHERE state <> 'erased' AND sealed_key IS NOT NULL`))
 			}
-			b.Queue(r.ledger.sql(`INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET v = excluded.v`), metaFolded, want)
+			b.Queue(r.ledger.sql(`INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET v = excluded.v`), ledger.MetaFolded, want)
 			return send(ctx, tx, b)
 		})
 		if err != nil {

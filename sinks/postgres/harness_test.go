@@ -24,6 +24,7 @@ import (
 	"lethe/internal/testenv"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -43,7 +44,7 @@ CREATE TABLE do_not_contact (
 
 func value(kind string) config.Value { return config.Value{Kind: kind} }
 
-func constant(v any) config.Value { return config.Value{Kind: kindConst, Const: v} }
+func constant(v any) config.Value { return config.Value{Kind: ledger.KindConst, Const: v} }
 
 func set(table string, columns map[string]config.Value) map[string]map[string]config.Value {
 	return map[string]map[string]config.Value{table: columns}
@@ -52,29 +53,29 @@ func set(table string, columns map[string]config.Value) map[string]map[string]co
 // marketing is the mapping of tables.
 func marketing() *config.Replica {
 	return &config.Replica{
-		Name: "marketing", Recipient: config.Recipient{Name: "Régie", Role: "processor"}, Mode: modeErase,
+		Name: "marketing", Recipient: config.Recipient{Name: "Régie", Role: "processor"}, Mode: ledger.ModeErase,
 		Postgres: &config.PostgresServer{},
 		Person:   config.Person{Table: "contact", Key: "contact_id", CRMKey: []string{"crm_id"}},
 		Suppress: []config.Action{
 			{Set: set("contact", map[string]config.Value{"usable": constant(false)})},
 			{Insert: &config.Insert{Table: "do_not_contact", Values: map[string]config.Value{
-				"contact_id": value(kindKey), "channel": constant("email"), "reason": constant(int64(3)), "added_at": value(kindNow),
+				"contact_id": value(ledger.KindKey), "channel": constant("email"), "reason": constant(int64(3)), "added_at": value(ledger.KindNow),
 			}}},
 		},
 		Erase: config.Erase{CoolOff: time.Hour, Tables: map[string]*config.EraseTable{
-			"contact": {Set: map[string]config.Value{"firstname": value(kindNull), "email": value(kindNull)}},
+			"contact": {Set: map[string]config.Value{"firstname": value(ledger.KindNull), "email": value(ledger.KindNull)}},
 			"note":    {By: "contact_id", Delete: true},
 		}},
 		Consent: []config.ConsentAction{
 			{Purpose: "newsletter", Channel: "email", Set: set("contact", map[string]config.Value{
-				"newsletter": value(kindPermitted), "reconsent": value(kindReconsentDue), "changed_at": value(kindNow),
+				"newsletter": value(ledger.KindPermitted), "reconsent": value(ledger.KindReconsentDue), "changed_at": value(ledger.KindNow),
 			})},
-			{Purpose: "offers", Channel: "email", Set: set("contact", map[string]config.Value{"offers": value(kindPermitted)})},
+			{Purpose: "offers", Channel: "email", Set: set("contact", map[string]config.Value{"offers": value(ledger.KindPermitted)})},
 		},
 		Objection: []config.ObjectionAction{
-			{Scope: "direct_marketing", Set: set("contact", map[string]config.Value{"no_marketing": value(kindObjected)})},
+			{Scope: "direct_marketing", Set: set("contact", map[string]config.Value{"no_marketing": value(ledger.KindObjected)})},
 		},
-		Restricted: &config.RestrictedAction{Set: set("contact", map[string]config.Value{"frozen": value(kindRestricted)})},
+		Restricted: &config.RestrictedAction{Set: set("contact", map[string]config.Value{"frozen": value(ledger.KindRestricted)})},
 		Audience:   "select contact_id from contact where newsletter and usable and email is not null",
 	}
 }

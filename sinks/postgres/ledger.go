@@ -4,61 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
-// schemaVersion is the version of the ledger tables that this build reads and writes. Setup migrates up to it, run
-// refuses a newer one.
-const schemaVersion = 1
-
-// The keys of <schema>.meta.
-const (
-	metaSchemaVersion = "schema_version"
-	metaReplica       = "replica"
-	metaSource        = "source"
-	metaDigest        = "mapping_digest" // hex, of the mapping that Setup activated
-	metaWitness       = "witness"        // decimal, raised with every mapped schema's witness row at each phase 2
-	metaFolded        = "folded"         // the mapping under which every fold was asked for; see refoldGrown
-	metaPaused        = "paused"         // present while an operator holds this replica
-	metaResumed       = "resumed"        // who ended the last pause, when, and whose it was
-)
-
-// The states of a subject.
-const (
-	subjectLive       = "live"
-	subjectSuppressed = "suppressed"
-	subjectErased     = "erased"
-)
-
-// The states of a pending erasure.
-const (
-	pendingSuppressed = "suppressed"
-	pendingApplied    = "applied"
-	pendingVerified   = "verified"
-)
-
-// What a pending erasure waits for.
-const (
-	waitNone     = "none"
-	waitCoolOff  = "cool_off"
-	waitDecision = "decision"
-	waitBreaker  = "breaker"
-	waitGap      = "gap"
-)
-
-// What an operator wants done with a parked event, and what was done.
-const (
-	wantReplay  = "replay"
-	wantDiscard = "discard"
-)
-
-// ledgerTables are all tables that run needs; lethe.meta is the last that Setup fills.
-var ledgerTables = []string{
+// ownTables are all tables that run needs; lethe.meta is the last that Setup fills.
+var ownTables = []string{
 	"meta", "partition", "subject", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
 }
 
@@ -249,13 +204,13 @@ SELECT
   (SELECT min(suppressed_at) FROM {s}.pending WHERE state <> 'verified') AS oldest_unproven_erasure;
 `}
 
-// ledger names the tables of one replica's ledger.
-type ledger struct {
+// ledgerTables names the tables of one replica's ledger.
+type ledgerTables struct {
 	schema string // unquoted
 }
 
 // sql puts the quoted schema into a statement: {s} stands for it.
-func (l ledger) sql(statement string) string {
+func (l ledgerTables) sql(statement string) string {
 	return strings.ReplaceAll(statement, "{s}", quote(l.schema))
 }
 
@@ -269,7 +224,7 @@ type querier interface {
 }
 
 // readMeta returns the value of one key, and whether there is one.
-func (l ledger) readMeta(ctx context.Context, q querier, key string) (string, bool, error) {
+func (l ledgerTables) readMeta(ctx context.Context, q querier, key string) (string, bool, error) {
 	var v string
 	err := q.QueryRow(ctx, l.sql(`SELECT v FROM {s}.meta WHERE k = $1`), key).Scan(&v)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -283,65 +238,28 @@ func (l ledger) readMeta(ctx context.Context, q querier, key string) (string, bo
 
 // verifyTables compares what Setup left in the replica with what this build, this replica's name and this mapping need.
 // A newer version or missing tables are Permanent, a digest that is not the active one is ErrDigest.
-func (l ledger) verifyTables(ctx context.Context, q querier, replica, source, digest string) error {
+func (l ledgerTables) verifyTables(ctx context.Context, q querier, replica, source, digest string) error {
 	var present int
 	err := q.QueryRow(ctx, `
 		SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind = 'r'`, l.schema, ledgerTables).Scan(&present)
+		WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind = 'r'`, l.schema, ownTables).Scan(&present)
 	if err != nil {
 		return classify("reading ledger tables", err)
 	}
-	if present < len(ledgerTables) {
+	if present < len(ownTables) {
 		return &sinks.Error{
 			Class: sinks.Permanent, Op: "reading ledger tables", Code: "ledger_missing",
 			Hint: fmt.Sprintf("run `lethe setup` for replica %s with the login of the owner", replica),
 		}
 	}
-	version, _, err := l.readMeta(ctx, q, metaSchemaVersion)
+	rows, err := q.Query(ctx, l.sql(`SELECT k, v FROM {s}.meta`))
 	if err != nil {
-		return err
+		return classify("reading ledger tables", err)
 	}
-	have, err := strconv.Atoi(version)
-	switch {
-	case err != nil || have < schemaVersion:
-		return &sinks.Error{
-			Class: sinks.Permanent, Op: "comparing ledger version", Code: "ledger_old",
-			Hint: "run `lethe setup` of this version with the login of the owner",
-		}
-	case have > schemaVersion:
-		return &sinks.Error{
-			Class: sinks.Permanent, Op: "comparing ledger version", Code: "ledger_newer",
-			Hint: "a newer Lethe has migrated these tables: run that version",
-		}
+	meta := map[string]string{}
+	var k, v string
+	if _, err = pgx.ForEachRow(rows, []any{&k, &v}, func() error { meta[k] = v; return nil }); err != nil {
+		return classify("reading ledger tables", err)
 	}
-	return l.verifyOwnership(ctx, q, replica, source, digest)
-}
-
-// verifyOwnership refuses tables that belong to another replica or source: two workers that write into the same ledger
-// under different names would each take the other's offsets for their own.
-func (l ledger) verifyOwnership(ctx context.Context, q querier, replica, source, digest string) error {
-	for _, m := range []struct{ key, want string }{{metaReplica, replica}, {metaSource, source}} {
-		have, _, err := l.readMeta(ctx, q, m.key)
-		if err != nil {
-			return err
-		}
-		if have != m.want {
-			return &sinks.Error{
-				Class: sinks.Permanent, Op: "comparing " + m.key + " of ledger", Code: "ledger_foreign",
-				Hint: fmt.Sprintf("schema %s belongs to %s %q, the config says %q: give this replica a schema of its own",
-					l.schema, m.key, have, m.want),
-			}
-		}
-	}
-	active, _, err := l.readMeta(ctx, q, metaDigest)
-	if err != nil {
-		return err
-	}
-	if active != digest {
-		return &sinks.Error{
-			Class: sinks.Permanent, Op: "comparing mapping digest", Code: "mapping_digest",
-			Hint: fmt.Sprintf("run `lethe setup` to activate the mapping of replica %s", replica), Err: sinks.ErrDigest,
-		}
-	}
-	return nil
+	return ledger.CheckMeta(meta, replica, source, digest, "schema "+l.schema)
 }

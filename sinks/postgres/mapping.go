@@ -5,26 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"strings"
 
 	"lethe/config"
 	"lethe/sinks"
-)
-
-// The kinds of config.Value.
-const (
-	kindNull         = "null"
-	kindConst        = "const"
-	kindToken        = "token"
-	kindTruncate     = "truncate"
-	kindGeneralise   = "generalise"
-	kindKey          = "key"
-	kindNow          = "now"
-	kindPermitted    = "permitted"
-	kindReconsentDue = "reconsent_due"
-	kindRestricted   = "restricted"
-	kindObjected     = "objected"
+	"lethe/sinks/ledger"
 )
 
 // Mapping is a replica's mapping compiled against its catalog: every name checked and quoted, every column with its
@@ -63,12 +48,9 @@ type foldTable struct {
 
 // foldColumn is a column whose value is one yes-or-no question to the fold.
 type foldColumn struct {
-	column           *column
-	kind             string // permitted, reconsent_due, restricted or objected
-	purpose, channel string // permitted and reconsent_due
-	scope            string // objected
-	factScope        string // scope of the facts of purpose and channel
-	asNumber         bool   // 1 and 0 instead of true and false
+	ledger.Question
+	column   *column
+	asNumber bool // 1 and 0 instead of true and false
 }
 
 // suppressAction is one action of phase 1: values are set in rows that exist, or one row is inserted.
@@ -103,12 +85,12 @@ type compiler struct {
 	q        querier
 	cfg      *config.Replica
 	m        *Mapping
-	findings []Finding
+	findings []ledger.Finding
 }
 
 // compile resolves a mapping against the catalog. Findings of severity error mean that the Mapping must not be used;
 // the error is one of the connection.
-func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []Finding, error) {
+func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []ledger.Finding, error) {
 	c := &compiler{q: q, cfg: cfg, m: &Mapping{tables: map[string]*table{}, audience: cfg.Audience, indexed: true}}
 	if err := c.resolveTables(ctx); err != nil {
 		return nil, nil, err
@@ -126,53 +108,15 @@ func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []F
 	return c.m, c.findings, nil
 }
 
-func (c *compiler) report(severity Severity, code, object, message, fix string) {
-	c.findings = append(c.findings, Finding{Code: code, Severity: severity, Object: object, Message: message, FixSQL: fix})
-}
-
-// tableNames lists every table that the mapping names, sorted.
-func tableNames(cfg *config.Replica) []string {
-	seen := map[string]bool{cfg.Person.Table: true}
-	sets := []map[string]map[string]config.Value{}
-	for _, a := range cfg.Suppress {
-		sets = append(sets, a.Set)
-		if a.Insert != nil {
-			seen[a.Insert.Table] = true
-		}
-	}
-	for _, a := range cfg.Consent {
-		sets = append(sets, a.Set)
-	}
-	for _, a := range cfg.Objection {
-		sets = append(sets, a.Set)
-	}
-	if cfg.Restricted != nil {
-		sets = append(sets, cfg.Restricted.Set)
-	}
-	for _, set := range sets {
-		for name := range set {
-			seen[name] = true
-		}
-	}
-	for name := range cfg.Erase.Tables {
-		seen[name] = true
-	}
-	for name := range cfg.Hold {
-		seen[name] = true
-	}
-	names := make([]string, 0, len(seen))
-	for name := range seen {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
+func (c *compiler) report(severity ledger.Severity, code, object, message, fix string) {
+	c.findings = append(c.findings, ledger.Finding{Code: code, Severity: severity, Object: object, Message: message, FixSQL: fix})
 }
 
 func (c *compiler) resolveTables(ctx context.Context) error {
-	for _, name := range tableNames(c.cfg) {
+	for _, name := range ledger.TableNames(c.cfg) {
 		t, err := loadTable(ctx, c.q, name)
 		if errors.Is(err, errNoTable) {
-			c.report(SeverityError, CodeTableMissing, name,
+			c.report(ledger.SeverityError, ledger.CodeTableMissing, name,
 				"the mapping names a table that this login cannot see: correct the mapping, or grant USAGE on its schema", "")
 			continue
 		}
@@ -195,7 +139,7 @@ func (c *compiler) resolve(t *table, name string) *column {
 	if col := t.column(name); col != nil {
 		return col
 	}
-	c.report(SeverityError, CodeColumnMissing, t.label()+"."+name, "the mapping names a column that does not exist", "")
+	c.report(ledger.SeverityError, ledger.CodeColumnMissing, t.label()+"."+name, "the mapping names a column that does not exist", "")
 	return nil
 }
 
@@ -203,7 +147,7 @@ func (c *compiler) resolve(t *table, name string) *column {
 func (c *compiler) writable(t *table, name string) *column {
 	col := c.resolve(t, name)
 	if col != nil && col.fixed {
-		c.report(SeverityError, CodeColumnFixed, t.label()+"."+name,
+		c.report(ledger.SeverityError, ledger.CodeColumnFixed, t.label()+"."+name,
 			"the server generates this column: map the columns that it is made of", "")
 		return nil
 	}
@@ -214,12 +158,12 @@ func (c *compiler) compilePerson() {
 	p := c.m.person
 	c.m.key = c.resolve(p, c.cfg.Person.Key)
 	if c.m.key != nil && !p.isUnique(c.m.key.name) {
-		c.report(SeverityError, CodeKeyNotUnique, p.label()+"."+c.m.key.name,
+		c.report(ledger.SeverityError, ledger.CodeKeyNotUnique, p.label()+"."+c.m.key.name,
 			"person.key must name one person: it has no unique index of its own",
 			fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", p.sql(), c.m.key.sql()))
 	}
 	if c.m.key != nil && !c.m.key.notNull {
-		c.report(SeverityError, CodeKeyNotUnique, p.label()+"."+c.m.key.name, "person.key must name every person: it may be NULL",
+		c.report(ledger.SeverityError, ledger.CodeKeyNotUnique, p.label()+"."+c.m.key.name, "person.key must name every person: it may be NULL",
 			fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;", p.sql(), c.m.key.sql()))
 	}
 	for i, name := range c.cfg.Person.CRMKey {
@@ -234,7 +178,7 @@ func (c *compiler) compilePerson() {
 			for j, n := range c.cfg.Person.CRMKey {
 				columns[j] = quote(n)
 			}
-			c.report(SeverityWarning, CodeKeyNotIndexed, p.label()+"."+name,
+			c.report(ledger.SeverityWarning, ledger.CodeKeyNotIndexed, p.label()+"."+name,
 				"without an index every batch reads the whole table",
 				fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", p.sql(), strings.Join(columns, ", ")))
 		}
@@ -256,14 +200,14 @@ func (c *compiler) joined(name, by string) (join, bool) {
 		if t.oid == c.m.person.oid {
 			return join{table: t}, true
 		}
-		c.report(SeverityError, CodeNoJoin, t.label(),
+		c.report(ledger.SeverityError, ledger.CodeNoJoin, t.label(),
 			"this is not the person's table: say in erase.tables which column refers to person.key (by)", "")
 		return join{}, false
 	}
 	col := c.resolve(t, by)
 	if col != nil && !t.indexed[by] {
 		c.m.indexed = false
-		c.report(SeverityWarning, CodeKeyNotIndexed, t.label()+"."+by,
+		c.report(ledger.SeverityWarning, ledger.CodeKeyNotIndexed, t.label()+"."+by,
 			"without an index every erasure reads the whole table",
 			fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", t.sql(), col.sql()))
 	}
@@ -274,52 +218,52 @@ func (c *compiler) joined(name, by string) (join, bool) {
 // table's.
 func (c *compiler) compileFolds() {
 	for _, a := range c.cfg.Consent {
-		c.addFold(a.Set, foldColumn{
-			purpose: a.Purpose, channel: a.Channel, factScope: sinks.ConsentScope(a.Purpose, a.Channel),
-		}, kindPermitted, kindReconsentDue)
+		c.addFold(a.Set, ledger.Question{
+			Purpose: a.Purpose, Channel: a.Channel, FactScope: sinks.ConsentScope(a.Purpose, a.Channel),
+		}, ledger.KindPermitted, ledger.KindReconsentDue)
 	}
 	for _, a := range c.cfg.Objection {
-		c.addFold(a.Set, foldColumn{scope: a.Scope}, kindObjected)
+		c.addFold(a.Set, ledger.Question{Scope: a.Scope}, ledger.KindObjected)
 	}
 	if c.cfg.Restricted != nil {
-		c.addFold(c.cfg.Restricted.Set, foldColumn{}, kindRestricted)
+		c.addFold(c.cfg.Restricted.Set, ledger.Question{}, ledger.KindRestricted)
 	}
 }
 
-func (c *compiler) addFold(set map[string]map[string]config.Value, proto foldColumn, kinds ...string) {
-	for _, name := range sortedKeys(set) {
+func (c *compiler) addFold(set map[string]map[string]config.Value, question ledger.Question, kinds ...string) {
+	for _, name := range ledger.SortedKeys(set) {
 		j, ok := c.joined(name, "")
 		if !ok {
 			continue
 		}
 		c.requireUndoKey(j)
 		ft := c.foldTable(j)
-		for _, columnName := range sortedKeys(set[name]) {
+		for _, columnName := range ledger.SortedKeys(set[name]) {
 			col := c.writable(j.table, columnName)
 			if col == nil {
 				continue
 			}
 			object := j.table.label() + "." + columnName
 			kind := set[name][columnName].Kind
-			if kind == kindNow {
+			if kind == ledger.KindNow {
 				if !slices.Contains(ft.now, col) {
 					ft.now = append(ft.now, col)
 				}
 				continue
 			}
 			if !slices.Contains(kinds, kind) {
-				c.report(SeverityError, CodeUnsupported, object,
+				c.report(ledger.SeverityError, ledger.CodeUnsupported, object,
 					"$"+kind+" has no meaning here: use $"+strings.Join(kinds, ", $")+" or $now", "")
 				continue
 			}
-			f := proto
-			f.column, f.kind = col, kind
+			f := foldColumn{Question: question, column: col}
+			f.Kind = kind
 			switch col.category {
 			case 'B':
 			case 'N':
 				f.asNumber = true
 			default:
-				c.report(SeverityError, CodeColumnType, object,
+				c.report(ledger.SeverityError, ledger.CodeColumnType, object,
 					"$"+kind+" is yes or no: the column must be boolean or a number, it is "+col.base, "")
 				continue
 			}
@@ -331,7 +275,7 @@ func (c *compiler) addFold(set map[string]map[string]config.Value, proto foldCol
 // requireUndoKey reports a table whose rows a cancel could not find again: another than the person's, without primary key.
 func (c *compiler) requireUndoKey(j join) {
 	if j.by != nil && len(j.table.primary) == 0 {
-		c.report(SeverityError, CodeNoUndoKey, j.table.label(), "a cancel could not find its rows again: the table has no primary key", "")
+		c.report(ledger.SeverityError, ledger.CodeNoUndoKey, j.table.label(), "a cancel could not find its rows again: the table has no primary key", "")
 	}
 }
 
@@ -351,18 +295,18 @@ func (c *compiler) compileSuppress() {
 			c.compileInsert(a.Insert)
 			continue
 		}
-		for _, name := range sortedKeys(a.Set) {
+		for _, name := range ledger.SortedKeys(a.Set) {
 			j, ok := c.joined(name, "")
 			if !ok {
 				continue
 			}
 			c.requireUndoKey(j)
 			action := suppressAction{join: j}
-			for _, columnName := range sortedKeys(a.Set[name]) {
+			for _, columnName := range ledger.SortedKeys(a.Set[name]) {
 				v := a.Set[name][columnName]
 				object := j.table.label() + "." + columnName
-				if v.Kind != kindNull && v.Kind != kindConst && v.Kind != kindNow {
-					c.report(SeverityError, CodeUnsupported, object,
+				if v.Kind != ledger.KindNull && v.Kind != ledger.KindConst && v.Kind != ledger.KindNow {
+					c.report(ledger.SeverityError, ledger.CodeUnsupported, object,
 						fmt.Sprintf("suppress[%d] is undone by a cancel: only null, a constant or $now can be set", i), "")
 					continue
 				}
@@ -371,7 +315,7 @@ func (c *compiler) compileSuppress() {
 					continue
 				}
 				if as.column.keepsPerson() {
-					c.report(SeverityError, CodeUnsupported, object, fmt.Sprintf("suppress[%d] keeps the prior value until a cancel is too late, "+
+					c.report(ledger.SeverityError, ledger.CodeUnsupported, object, fmt.Sprintf("suppress[%d] keeps the prior value until a cancel is too late, "+
 						"and may keep flags and codes only: what the column holds looks personal, set it in erase.tables", i), "")
 				}
 				action.set = append(action.set, as)
@@ -388,17 +332,17 @@ func (c *compiler) compileInsert(in *config.Insert) {
 	}
 	action := suppressAction{join: join{table: t}, insert: true}
 	if len(t.primary) == 0 {
-		c.report(SeverityError, CodeNoUndoKey, t.label(), "a cancel could not find the inserted row again: the table has no primary key", "")
+		c.report(ledger.SeverityError, ledger.CodeNoUndoKey, t.label(), "a cancel could not find the inserted row again: the table has no primary key", "")
 	}
 	keyed := false
-	for _, columnName := range sortedKeys(in.Values) {
+	for _, columnName := range ledger.SortedKeys(in.Values) {
 		v := in.Values[columnName]
-		if v.Kind == kindTruncate || v.Kind == kindGeneralise {
-			c.report(SeverityError, CodeUnsupported, t.label()+"."+columnName, "a new row has no value to shorten", "")
+		if v.Kind == ledger.KindTruncate || v.Kind == ledger.KindGeneralise {
+			c.report(ledger.SeverityError, ledger.CodeUnsupported, t.label()+"."+columnName, "a new row has no value to shorten", "")
 			continue
 		}
-		keyed = keyed || v.Kind == kindKey
-		if v.Kind == kindKey {
+		keyed = keyed || v.Kind == ledger.KindKey
+		if v.Kind == ledger.KindKey {
 			action.by = t.column(columnName)
 		}
 		if as, ok := c.assign(t, columnName, v); ok {
@@ -406,7 +350,7 @@ func (c *compiler) compileInsert(in *config.Insert) {
 		}
 	}
 	if !keyed {
-		c.report(SeverityError, CodeNoKey, t.label(), "no column of the inserted row is $key: it would speak of nobody", "")
+		c.report(ledger.SeverityError, ledger.CodeNoKey, t.label(), "no column of the inserted row is $key: it would speak of nobody", "")
 	}
 	c.m.indexed = c.m.indexed && action.by != nil && t.indexed[action.by.name]
 	c.m.suppress = append(c.m.suppress, action)

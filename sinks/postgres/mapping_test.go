@@ -9,6 +9,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // odd are tables that a mapping can go wrong on.
@@ -35,60 +36,60 @@ func TestFaultsOfAMappingAreNamed(t *testing.T) {
 		code   string
 		object string
 	}{
-		"table":        {func(c *config.Replica) { c.Erase.Tables["gone"] = &config.EraseTable{By: "x"} }, CodeTableMissing, "gone"},
-		"person table": {func(c *config.Replica) { c.Person.Table = "nobody" }, CodeTableMissing, "nobody"},
-		"column":       {eraseOdd(map[string]config.Value{"gone": value(kindNull)}), CodeColumnMissing, "public.odd.gone"},
-		"crm key":      {func(c *config.Replica) { c.Person.CRMKey = []string{"gone"} }, CodeColumnMissing, "public.contact.gone"},
-		"not null":     {eraseOdd(map[string]config.Value{"code": value(kindNull)}), CodeNotNull, "public.odd.code"},
-		"unique":       {eraseOdd(map[string]config.Value{"login": constant("x")}), CodeUnique, "public.odd.login"},
-		"generated":    {eraseOdd(map[string]config.Value{"twice": value(kindNull)}), CodeColumnFixed, "public.odd.twice"},
-		"token":        {eraseOdd(map[string]config.Value{"age": {Kind: kindToken, Token: "{random}"}}), CodeColumnType, "public.odd.age"},
-		"truncate":     {eraseOdd(map[string]config.Value{"age": {Kind: kindTruncate, Truncate: 2}}), CodeColumnType, "public.odd.age"},
-		"year":         {eraseOdd(map[string]config.Value{"age": {Kind: kindGeneralise, Generalise: "year"}}), CodeColumnType, "public.odd.age"},
+		"table":        {func(c *config.Replica) { c.Erase.Tables["gone"] = &config.EraseTable{By: "x"} }, ledger.CodeTableMissing, "gone"},
+		"person table": {func(c *config.Replica) { c.Person.Table = "nobody" }, ledger.CodeTableMissing, "nobody"},
+		"column":       {eraseOdd(map[string]config.Value{"gone": value(ledger.KindNull)}), ledger.CodeColumnMissing, "public.odd.gone"},
+		"crm key":      {func(c *config.Replica) { c.Person.CRMKey = []string{"gone"} }, ledger.CodeColumnMissing, "public.contact.gone"},
+		"not null":     {eraseOdd(map[string]config.Value{"code": value(ledger.KindNull)}), ledger.CodeNotNull, "public.odd.code"},
+		"unique":       {eraseOdd(map[string]config.Value{"login": constant("x")}), ledger.CodeUnique, "public.odd.login"},
+		"generated":    {eraseOdd(map[string]config.Value{"twice": value(ledger.KindNull)}), ledger.CodeColumnFixed, "public.odd.twice"},
+		"token":        {eraseOdd(map[string]config.Value{"age": {Kind: ledger.KindToken, Token: "{random}"}}), ledger.CodeColumnType, "public.odd.age"},
+		"truncate":     {eraseOdd(map[string]config.Value{"age": {Kind: ledger.KindTruncate, Truncate: 2}}), ledger.CodeColumnType, "public.odd.age"},
+		"year":         {eraseOdd(map[string]config.Value{"age": {Kind: ledger.KindGeneralise, Generalise: "year"}}), ledger.CodeColumnType, "public.odd.age"},
 		"permitted": {func(c *config.Replica) {
-			c.Consent[0].Set = set("contact", map[string]config.Value{"email": value(kindPermitted)})
-		}, CodeColumnType, "public.contact.email"},
+			c.Consent[0].Set = set("contact", map[string]config.Value{"email": value(ledger.KindPermitted)})
+		}, ledger.CodeColumnType, "public.contact.email"},
 		"objected in consent": {func(c *config.Replica) {
-			c.Consent[0].Set = set("contact", map[string]config.Value{"newsletter": value(kindObjected)})
-		}, CodeUnsupported, "public.contact.newsletter"},
+			c.Consent[0].Set = set("contact", map[string]config.Value{"newsletter": value(ledger.KindObjected)})
+		}, ledger.CodeUnsupported, "public.contact.newsletter"},
 		"token in suppress": {func(c *config.Replica) {
-			c.Suppress[0].Set = set("contact", map[string]config.Value{"email": {Kind: kindToken, Token: "{random}"}})
-		}, CodeUnsupported, "public.contact.email"},
-		"person key": {func(c *config.Replica) { c.Person.Key = "firstname" }, CodeKeyNotUnique, "public.contact.firstname"},
+			c.Suppress[0].Set = set("contact", map[string]config.Value{"email": {Kind: ledger.KindToken, Token: "{random}"}})
+		}, ledger.CodeUnsupported, "public.contact.email"},
+		"person key": {func(c *config.Replica) { c.Person.Key = "firstname" }, ledger.CodeKeyNotUnique, "public.contact.firstname"},
 		"personal suppress": {func(c *config.Replica) {
-			c.Suppress[0].Set = set("contact", map[string]config.Value{"email": value(kindNull)})
-		}, CodeUnsupported, "public.contact.email"},
+			c.Suppress[0].Set = set("contact", map[string]config.Value{"email": value(ledger.KindNull)})
+		}, ledger.CodeUnsupported, "public.contact.email"},
 		"document in suppress": {func(c *config.Replica) {
 			c.Erase.Tables["odd"] = &config.EraseTable{By: "contact_id"}
-			c.Suppress[0].Set = set("odd", map[string]config.Value{"tags": value(kindNull)})
-		}, CodeUnsupported, "public.odd.tags"},
+			c.Suppress[0].Set = set("odd", map[string]config.Value{"tags": value(ledger.KindNull)})
+		}, ledger.CodeUnsupported, "public.odd.tags"},
 		"nullable key": {func(c *config.Replica) {
 			c.Person = config.Person{Table: "odd", Key: "login", CRMKey: []string{"id"}}
-		}, CodeKeyNotUnique, "public.odd.login"},
+		}, ledger.CodeKeyNotUnique, "public.odd.login"},
 		"erased key": {func(c *config.Replica) {
 			c.Erase.Tables["contact"].Set["contact_id"] = constant(int64(0))
-		}, CodeUnsupported, "public.contact.contact_id"},
+		}, ledger.CodeUnsupported, "public.contact.contact_id"},
 		"no join": {func(c *config.Replica) {
 			c.Suppress[0].Set = set("odd", map[string]config.Value{"code": constant("x")})
-		}, CodeNoJoin, "public.odd"},
+		}, ledger.CodeNoJoin, "public.odd"},
 		"insert without key": {func(c *config.Replica) {
 			delete(c.Suppress[1].Insert.Values, "contact_id")
-		}, CodeNoKey, "public.do_not_contact"},
+		}, ledger.CodeNoKey, "public.do_not_contact"},
 		"undo": {func(c *config.Replica) {
 			c.Erase.Tables["no_key"] = &config.EraseTable{By: "contact_id", Delete: true}
 			c.Suppress[0].Set = set("no_key", flag)
-		}, CodeNoUndoKey, "public.no_key"},
+		}, ledger.CodeNoUndoKey, "public.no_key"},
 		"blocking child": {func(c *config.Replica) {
 			c.Erase.Tables["odd"] = &config.EraseTable{By: "contact_id", Delete: true}
-		}, CodeForeignKeyBlocks, "public.odd_child"},
+		}, ledger.CodeForeignKeyBlocks, "public.odd_child"},
 		"json": {func(c *config.Replica) {
 			c.Erase.Tables["odd"] = &config.EraseTable{By: "contact_id", JSON: map[string]map[string]config.Value{
-				"code": {"a.b": value(kindNull)},
+				"code": {"a.b": value(ledger.KindNull)},
 			}}
-		}, CodeColumnType, "public.odd.code"},
+		}, ledger.CodeColumnType, "public.odd.code"},
 		"unlink": {func(c *config.Replica) {
 			c.Erase.Tables["note"] = &config.EraseTable{By: "contact_id", Unlink: true}
-		}, CodeNotNull, "public.note.contact_id"},
+		}, ledger.CodeNotNull, "public.note.contact_id"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := marketing()
@@ -97,8 +98,8 @@ func TestFaultsOfAMappingAreNamed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := slices.IndexFunc(findings, func(f Finding) bool { return f.Code == test.code && f.Object == test.object })
-			if i < 0 || findings[i].Severity != SeverityError || findings[i].Message == "" {
+			i := slices.IndexFunc(findings, func(f ledger.Finding) bool { return f.Code == test.code && f.Object == test.object })
+			if i < 0 || findings[i].Severity != ledger.SeverityError || findings[i].Message == "" {
 				t.Fatalf("no error %s of %s among %+v", test.code, test.object, findings)
 			}
 			if _, err := Setup(w.ctx, w.admin, SetupOptions{Name: "marketing", Source: "crm", Config: cfg}); sinks.Classify(err) != sinks.Permanent {
@@ -111,7 +112,7 @@ func TestFaultsOfAMappingAreNamed(t *testing.T) {
 // A table may be written with and without its schema: a cancel restores both's columns.
 func TestTableOfTwoNamesIsOneTable(t *testing.T) {
 	w := newWorld(t, 15, func(c *config.Replica) {
-		c.Consent[1].Set = set("public.contact", map[string]config.Value{"offers": value(kindPermitted)})
+		c.Consent[1].Set = set("public.contact", map[string]config.Value{"offers": value(ledger.KindPermitted)})
 		c.Erase.Tables["public.contact"] = c.Erase.Tables["contact"]
 		delete(c.Erase.Tables, "contact")
 	})
@@ -130,7 +131,7 @@ func TestGoodMappingHasNoFindings(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range findings {
-		if f.Code != CodeKeyNotIndexed || f.Object != "public.note.contact_id" {
+		if f.Code != ledger.CodeKeyNotIndexed || f.Object != "public.note.contact_id" {
 			t.Errorf("finding %+v", f)
 		}
 	}
@@ -164,11 +165,13 @@ func TestForeignKeysSetTheOrder(t *testing.T) {
 		t.Errorf("order %v", place)
 	}
 	for _, f := range findings {
-		if f.Severity == SeverityError {
+		if f.Severity == ledger.SeverityError {
 			t.Errorf("finding %+v", f)
 		}
 	}
-	if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Code == CodeForeignKeyDrags && f.Object == "public.odd_cascade" }) {
+	if !slices.ContainsFunc(findings, func(f ledger.Finding) bool {
+		return f.Code == ledger.CodeForeignKeyDrags && f.Object == "public.odd_cascade"
+	}) {
 		t.Errorf("the cascade is not named: %+v", findings)
 	}
 }
@@ -218,7 +221,7 @@ func TestCompositeKeyWithoutIndex(t *testing.T) {
 	w.apply(ev)
 	w.want(`SELECT company, newsletter FROM contact ORDER BY 1`, "A|true\nB|false")
 	ev = w.event(1, consent("newsletter", schema.ConsentWithdrawn))
-	if _, err := w.r.Apply(w.ctx, w.batch(ev)); sinks.CodeOf(err) != codeKeyParts {
+	if _, err := w.r.Apply(w.ctx, w.batch(ev)); sinks.CodeOf(err) != ledger.CodeKeyParts {
 		t.Errorf("key of one part: %v", err)
 	}
 	if m, err := w.r.compiled(w.ctx); err != nil || m.indexed {
@@ -249,7 +252,7 @@ func TestStatementRenumbersParameters(t *testing.T) {
 	if want := "f($2, t.a, $3, p.id, $2)"; got != want || len(s.args) != 3 {
 		t.Errorf("got %s with %v, want %s", got, s.args, want)
 	}
-	if keys := sortedKeys(map[string]int{"b": 1, "a": 2}); !slices.Equal(keys, slices.Sorted(maps.Keys(map[string]int{"b": 1, "a": 2}))) {
+	if keys := ledger.SortedKeys(map[string]int{"b": 1, "a": 2}); !slices.Equal(keys, slices.Sorted(maps.Keys(map[string]int{"b": 1, "a": 2}))) {
 		t.Errorf("keys %v", keys)
 	}
 }

@@ -9,29 +9,24 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/crashpoint"
-	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // Park implements sinks.Applier. The record's subject is blocked: of it only what forbids is applied until the record is
 // replayed or discarded. Bytes that name no subject cannot be parked, because nothing could hold back what follows them:
 // the partition stops.
 func (r *Replica) Park(ctx context.Context, from sinks.Place, rec *sinks.Record, code string) (sinks.Place, error) {
-	const op = "parking record"
-	ref, event, ok := r.parkedSubject(rec)
+	ref, event, ok := r.core.ParkedSubject(rec)
 	if !ok {
-		return from, &sinks.Error{
-			Class: sinks.Permanent, Op: op, Code: codeUndecodable,
-			Hint: fmt.Sprintf("partition %d stops at offset %d, whose key and bytes are not Lethe's: who else writes this topic?",
-				rec.Partition, rec.Offset),
-		}
+		return from, ledger.ErrPartsStop(rec)
 	}
 	to := from
 	to.NextOffset = rec.Offset + 1
 	if rec.Event != nil {
 		to.LastEventID, to.LastOrder = rec.Event.EventID, rec.Event.Order
 	}
-	err := r.inTx(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+	err := r.inTx(ctx, "parking record", func(ctx context.Context, tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, r.ledger.sql(`
 			UPDATE {s}.partition SET next_offset = $3, last_event_id = $4, last_order = $5, updated_at = now()
 			WHERE part = $1 AND next_offset = $2 RETURNING updated_at`),
@@ -42,12 +37,12 @@ func (r *Replica) Park(ctx context.Context, from sinks.Place, rec *sinks.Record,
 		if err != nil {
 			return err
 		}
-		if err := r.block(ctx, tx, ref, rec, code); err != nil {
+		if err := r.block(ctx, tx, ref[:], rec, code); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, r.ledger.sql(`
 			INSERT INTO {s}.parked (part, off, ref, event_id, bytes, error_code) VALUES ($1, $2, $3, $4, $5, $6)`),
-			rec.Partition, rec.Offset, ref, event, rec.Value, code)
+			rec.Partition, rec.Offset, ref[:], event, rec.Value, code)
 		if err != nil {
 			return err
 		}
@@ -58,23 +53,8 @@ func (r *Replica) Park(ctx context.Context, from sinks.Place, rec *sinks.Record,
 		return from, err
 	}
 	crashpoint.Hit("sink.after_commit")
-	r.metrics.events.WithLabelValues(outcomeParked).Inc()
+	r.metrics.Events.WithLabelValues(ledger.OutcomeParked).Inc()
 	return to, nil
-}
-
-// parkedSubject finds whose record it is: by the event, else by the Kafka key.
-func (r *Replica) parkedSubject(rec *sinks.Record) (ref, event []byte, ok bool) {
-	if rec.Event != nil {
-		if rec.Event.SubjectRef.IsZero() {
-			return nil, nil, false
-		}
-		return r.ref(rec.Event.SubjectRef), rec.Event.EventID[:], true
-	}
-	subject, err := schema.ParseSubjectRef(string(rec.Key))
-	if err != nil {
-		return nil, nil, false
-	}
-	return r.ref(subject), nil, true
 }
 
 // block marks the subject, keeping the code of the first event that blocks it.
@@ -82,7 +62,7 @@ func (r *Replica) block(ctx context.Context, tx pgx.Tx, ref []byte, rec *sinks.R
 	var sealed []byte
 	if rec.Event != nil && len(rec.Event.CRMKey) > 0 {
 		var err error
-		if sealed, err = r.sealKey(ref, rec.Event.CRMKey); err != nil {
+		if sealed, err = r.core.SealKey(ref, rec.Event.CRMKey); err != nil {
 			return err
 		}
 	}
@@ -101,17 +81,14 @@ type parkedRow struct {
 	want  string
 }
 
-// parkedLimit is how many parked events one call of runParked works through.
-const parkedLimit = 50
-
 // runParked does what operators have decided on parked events, one at a time and in their order.
 func (r *Replica) runParked(ctx context.Context, places []sinks.Place) (time.Time, error) {
-	for range parkedLimit {
+	for range ledger.ParkedLimit {
 		p, found, err := r.nextParked(ctx, places)
 		if err != nil || !found {
 			return time.Time{}, err
 		}
-		if p.want == wantReplay {
+		if p.want == ledger.WantReplay {
 			err = r.replay(ctx, places, p)
 			if class := sinks.Classify(err); err != nil && class == sinks.Poison {
 				err = r.replayFailed(ctx, p, sinks.CodeOf(err))
@@ -138,7 +115,7 @@ func (r *Replica) nextParked(ctx context.Context, places []sinks.Place) (p parke
 		SELECT part, off, ref, coalesce(bytes, ''), want FROM {s}.parked p
 		WHERE want IS NOT NULL AND done_at IS NULL AND part = ANY ($1) AND NOT (want = 'replay' AND error_code = $2 AND EXISTS (
 			SELECT FROM {s}.parked o WHERE o.ref = p.ref AND o.done_at IS NULL AND o.error_code <> $2))
-		ORDER BY part, off LIMIT 1`), partsOf(places), codeBlocked).
+		ORDER BY part, off LIMIT 1`), ledger.PartsOf(places), ledger.CodeBlocked).
 		Scan(&p.part, &p.off, &p.ref, &p.bytes, &p.want)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, false, nil
@@ -154,18 +131,18 @@ func (r *Replica) replay(ctx context.Context, places []sinks.Place, p parkedRow)
 	}
 	rec := sinks.Record{Partition: p.part, Offset: p.off, Value: p.bytes}
 	if rec.Event, err = r.decoder.Decode(p.bytes); err != nil {
-		return poison(codeUndecodable, "the record is not an event of this Lethe: discard it")
+		return ledger.Poison(ledger.CodeUndecodable, "the record is not an event of this Lethe: discard it")
 	}
 	u, err := r.newUnit(m, []sinks.Record{rec})
 	if err != nil {
 		return err
 	}
-	u.replaying = true
+	u.Replaying = true
 	return r.inTx(ctx, "replaying parked event", func(ctx context.Context, tx pgx.Tx) error {
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&u.now); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&u.Now); err != nil {
 			return err
 		}
 		b := &pgx.Batch{}
@@ -173,11 +150,11 @@ func (r *Replica) replay(ctx context.Context, places []sinks.Place, p parkedRow)
 		if err := tx.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
-		u.dispatch()
-		if err := u.effects().run(ctx, tx, u.set.list); err != nil {
+		u.Dispatch()
+		if err := u.effects().run(ctx, tx, u.Set.List); err != nil {
 			return err
 		}
-		u.settle()
+		u.Settle()
 		last := &pgx.Batch{}
 		if err := u.queueAll(last); err != nil {
 			return err
@@ -185,7 +162,7 @@ func (r *Replica) replay(ctx context.Context, places []sinks.Place, p parkedRow)
 		if err := tx.SendBatch(ctx, last).Close(); err != nil {
 			return err
 		}
-		return r.closeParked(ctx, tx, p, u.results[0].outcome)
+		return r.closeParked(ctx, tx, p, u.Results[0].Outcome)
 	})
 }
 
@@ -199,7 +176,7 @@ func (r *Replica) closeParked(ctx context.Context, tx pgx.Tx, p parkedRow, outco
 	b.Queue(r.ledger.sql(`
 		UPDATE {s}.parked w SET want = 'replay', wanted_by = 'lethe'
 		WHERE w.ref = $1 AND w.done_at IS NULL AND w.want IS NULL AND w.error_code = $2 AND NOT EXISTS (
-			SELECT FROM {s}.parked o WHERE o.ref = $1 AND o.done_at IS NULL AND o.error_code <> $2)`), p.ref, codeBlocked)
+			SELECT FROM {s}.parked o WHERE o.ref = $1 AND o.done_at IS NULL AND o.error_code <> $2)`), p.ref, ledger.CodeBlocked)
 	b.Queue(r.ledger.sql(`
 		UPDATE {s}.subject SET blocked = NULL WHERE ref = $1 AND NOT EXISTS (
 			SELECT FROM {s}.parked o WHERE o.ref = $1 AND o.done_at IS NULL)`), p.ref)
@@ -211,12 +188,4 @@ func (r *Replica) replayFailed(ctx context.Context, p parkedRow, code string) er
 	_, err := r.opts.Pool.Exec(ctx, r.ledger.sql(`
 		UPDATE {s}.parked SET want = NULL, tries = tries + 1, error_code = $3 WHERE part = $1 AND off = $2`), p.part, p.off, code)
 	return classify("recording failed replay", err)
-}
-
-func partsOf(places []sinks.Place) []int32 {
-	parts := make([]int32, len(places))
-	for i, p := range places {
-		parts[i] = p.Partition
-	}
-	return parts
 }

@@ -10,6 +10,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // bisect applies a batch as the worker does: halves around a poison event, which is parked.
@@ -36,7 +37,7 @@ func (w *world) bisect(events ...*schema.Event) {
 	}
 }
 
-func (w *world) parked() []ParkedEvent {
+func (w *world) parked() []ledger.ParkedEvent {
 	w.Helper()
 	p, err := w.r.Parked(w.ctx, false, 100)
 	if err != nil {
@@ -84,7 +85,7 @@ func TestPoisonParksAndBlocksItsSubject(t *testing.T) {
 	w.want(`SELECT no_marketing FROM contact WHERE crm_id = 1`, "true")
 	w.apply(w.event(1, &schema.Objection{Scope: "direct_marketing"}))
 	w.want(`SELECT no_marketing FROM contact WHERE crm_id = 1`, "true")
-	if parked := w.parked(); len(parked) != 3 || parked[1].Code != codeBlocked {
+	if parked := w.parked(); len(parked) != 3 || parked[1].Code != ledger.CodeBlocked {
 		t.Fatalf("parked %+v", parked)
 	}
 	w.exec(`ALTER TABLE contact DROP CONSTRAINT no_newsletter`)
@@ -145,7 +146,7 @@ func TestUndecodableRecordBlocksTheSubjectOfItsKey(t *testing.T) {
 	if _, err := w.r.Apply(w.ctx, &sinks.Batch{From: b.From, Records: []sinks.Record{rec}}); sinks.Classify(err) != sinks.Poison {
 		t.Errorf("apply: %v", err)
 	}
-	place, err := w.r.Park(w.ctx, b.From[0], &rec, codeUndecodable)
+	place, err := w.r.Park(w.ctx, b.From[0], &rec, ledger.CodeUndecodable)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,7 @@ func TestUndecodableRecordBlocksTheSubjectOfItsKey(t *testing.T) {
 	w.want(`SELECT newsletter FROM contact`, "false")
 	w.want(`SELECT sealed_key IS NOT NULL, blocked FROM lethe.subject`, "true|undecodable")
 	rec.Key, rec.Offset = nil, place.NextOffset+1
-	if _, err := w.r.Park(w.ctx, w.places[w.partition(ev)], &rec, codeUndecodable); sinks.Classify(err) != sinks.Permanent {
+	if _, err := w.r.Park(w.ctx, w.places[w.partition(ev)], &rec, ledger.CodeUndecodable); sinks.Classify(err) != sinks.Permanent {
 		t.Errorf("parking bytes without a key: %v", err)
 	}
 }
@@ -217,7 +218,7 @@ func TestDroppedColumnIsPermanentUntilItIsBack(t *testing.T) {
 		t.Errorf("apply without the column: %v", err)
 	}
 	_, err = w.r.Assign(w.ctx, []int32{0})
-	if sinks.CodeOf(err) != CodeColumnMissing || !strings.Contains(sinks.HintOf(err), "public.contact.offers") {
+	if sinks.CodeOf(err) != ledger.CodeColumnMissing || !strings.Contains(sinks.HintOf(err), "public.contact.offers") {
 		t.Errorf("assign without the column: %v", err)
 	}
 	w.exec(`ALTER TABLE contact RENAME promos TO offers`)
@@ -246,9 +247,9 @@ func TestIdentifiersAreNeverSQL(t *testing.T) {
 	w.exec(`GRANT SELECT, UPDATE ON ` + pgx.Identifier{name}.Sanitize() + ` TO ` + w.role)
 	w.exec(`INSERT INTO ` + pgx.Identifier{name}.Sanitize() + ` VALUES ('x''y', 1, true)`)
 	w.cfg = &config.Replica{
-		Name: "marketing", Mode: modeErase, Postgres: &config.PostgresServer{},
+		Name: "marketing", Mode: ledger.ModeErase, Postgres: &config.PostgresServer{},
 		Person:   config.Person{Table: name, Key: "id", CRMKey: []string{"crm " + name}},
-		Consent:  []config.ConsentAction{{Purpose: "newsletter", Channel: "email", Set: set(name, map[string]config.Value{"a" + name: value(kindPermitted)})}},
+		Consent:  []config.ConsentAction{{Purpose: "newsletter", Channel: "email", Set: set(name, map[string]config.Value{"a" + name: value(ledger.KindPermitted)})}},
 		Suppress: []config.Action{{Set: set(name, map[string]config.Value{"a" + name: constant(false)})}},
 	}
 	w.setup()

@@ -12,17 +12,7 @@ import (
 	"lethe/internal/crashpoint"
 	"lethe/schema"
 	"lethe/sinks"
-)
-
-// phase2Limit is how many cases one transaction erases: rows that hang on them are locked meanwhile.
-const phase2Limit = 100
-
-// The actions of phase 2 as receipts name them.
-const (
-	actionSet    = "set"
-	actionDelete = "delete"
-	actionUnlink = "unlink"
-	actionHold   = "hold"
+	"lethe/sinks/ledger"
 )
 
 // sqlDue lists the cases whose phase 2 is due, with how many cases were opened around each. A case is left alone while
@@ -48,22 +38,22 @@ const sqlNextDue = `
 // rows, receipt and state. Where the replica refuses the statements of a slice its cases are tried one by one, so that
 // one case holds up no other.
 func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Time, error) {
-	if r.cfg.Mode != modeErase {
+	if r.cfg.Mode != ledger.ModeErase {
 		return time.Time{}, nil
 	}
 	if err := r.reopenGrown(ctx, places); err != nil {
 		return time.Time{}, err
 	}
-	n, err := r.phase2Batch(ctx, places, phase2Limit)
-	if err == nil && n < phase2Limit {
-		return r.nextOf(ctx, "looking for due erasures", sqlNextDue, partsOf(places))
+	n, err := r.phase2Batch(ctx, places, ledger.Phase2Limit)
+	if err == nil && n < ledger.Phase2Limit {
+		return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
 	}
 	if err == nil || sinks.Classify(err) != sinks.Poison {
 		return time.Now(), err
 	}
-	for range phase2Limit {
+	for range ledger.Phase2Limit {
 		n, err := r.phase2Batch(ctx, places, 1)
-		var refused *refusedError
+		var refused *ledger.RefusedError
 		switch {
 		case errors.As(err, &refused):
 			if err := r.recordRefusal(ctx, places, refused); err != nil {
@@ -72,26 +62,15 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 		case err != nil:
 			return time.Time{}, err
 		case n == 0:
-			return r.nextOf(ctx, "looking for due erasures", sqlNextDue, partsOf(places))
+			return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
 		}
 	}
 	return time.Now(), nil
 }
 
-// refusedError is the replica's refusal to erase one case.
-type refusedError struct {
-	ref  refKey
-	code string
-	err  error
-}
-
-func (e *refusedError) Error() string { return e.err.Error() }
-
-func (e *refusedError) Unwrap() error { return e.err }
-
 // phase2Batch erases up to limit cases and returns how many were due.
 func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit int) (n int, err error) {
-	var current []*openedCase
+	var current []*ledger.OpenedCase
 	err = r.inTx(ctx, "erasing", func(ctx context.Context, tx pgx.Tx) error {
 		current = nil
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
@@ -112,9 +91,9 @@ func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit i
 		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&now); err != nil {
 			return err
 		}
-		var tripped []*openedCase
+		var tripped []*ledger.OpenedCase
 		for _, c := range due {
-			if !c.released && (c.snapshot || c.burst > r.cfg.Breaker.NewCases) {
+			if !c.Released && (c.Snapshot || c.Burst > r.cfg.Breaker.NewCases) {
 				tripped = append(tripped, c)
 			} else {
 				current = append(current, c)
@@ -127,18 +106,18 @@ func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit i
 	})
 	crashpoint.Hit("sink.after_phase2")
 	if err != nil && limit == 1 && len(current) == 1 && sinks.Classify(err) == sinks.Poison {
-		return n, &refusedError{ref: current[0].ref, code: sinks.CodeOf(err), err: err}
+		return n, &ledger.RefusedError{Ref: current[0].Ref, Code: sinks.CodeOf(err), Err: err}
 	}
 	return n, err
 }
 
-func (r *Replica) due(ctx context.Context, tx pgx.Tx, places []sinks.Place, limit int) ([]*openedCase, error) {
-	rows, err := tx.Query(ctx, r.ledger.sql(sqlDue), partsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1)
+func (r *Replica) due(ctx context.Context, tx pgx.Tx, places []sinks.Place, limit int) ([]*ledger.OpenedCase, error) {
+	rows, err := tx.Query(ctx, r.ledger.sql(sqlDue), ledger.PartsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var out []*openedCase
+	var out []*ledger.OpenedCase
 	for rows.Next() {
 		var released, snapshot bool
 		var burst int
@@ -146,25 +125,25 @@ func (r *Replica) due(ctx context.Context, tx pgx.Tx, places []sinks.Place, limi
 		if err != nil {
 			return nil, err
 		}
-		c.released, c.snapshot, c.burst = released, snapshot, burst
+		c.Released, c.Snapshot, c.Burst = released, snapshot, burst
 		out = append(out, c)
 	}
 	return out, rows.Err()
 }
 
 // awaitRelease leaves cases at the breaker until somebody releases them.
-func (r *Replica) awaitRelease(ctx context.Context, tx pgx.Tx, cases []*openedCase, gaps []string, now time.Time) error {
+func (r *Replica) awaitRelease(ctx context.Context, tx pgx.Tx, cases []*ledger.OpenedCase, gaps []string, now time.Time) error {
 	if len(cases) == 0 {
 		return nil
 	}
 	b := &pgx.Batch{}
-	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = 'breaker' WHERE ref = ANY ($1)`), refsOf(cases))
+	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = 'breaker' WHERE ref = ANY ($1)`), ledger.RefsOf(cases))
 	for _, c := range cases {
-		reason := reasonBreaker
-		if c.snapshot {
-			reason = reasonSnapshot
+		reason := ledger.ReasonBreaker
+		if c.Snapshot {
+			reason = ledger.ReasonSnapshot
 		}
-		rc := r.caseReceipt(c, schema.ReceiptAwaitingRelease, c.attempts, reason, gaps, now)
+		rc := r.core.CaseReceipt(c, schema.ReceiptAwaitingRelease, c.Attempts, reason, gaps, now)
 		rc.Evidence = schema.EvidenceApplied
 		if err := r.queueReceipt(b, rc); err != nil {
 			return err
@@ -175,7 +154,7 @@ func (r *Replica) awaitRelease(ctx context.Context, tx pgx.Tx, cases []*openedCa
 }
 
 // erase runs phase 2 of the cases.
-func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gaps []string, now time.Time) error {
+func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*ledger.OpenedCase, gaps []string, now time.Time) error {
 	if len(cases) == 0 {
 		return nil
 	}
@@ -187,13 +166,13 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gap
 	if err != nil {
 		return err
 	}
-	if err := m.lockPersons(ctx, tx, set.list); err != nil {
+	if err := m.lockPersons(ctx, tx, set.List); err != nil {
 		return err
 	}
 	b := &pgx.Batch{}
-	(&effects{r: r, m: m, cfg: r.cfg, now: now}).queueAgain(b, set.list)
+	(&effects{r: r, m: m, cfg: r.cfg, now: now}).queueAgain(b, set.List)
 	for i := range m.erase {
-		m.queueErase(b, &m.erase[i], set.list)
+		m.queueErase(b, &m.erase[i], set.List)
 	}
 	if err := send(ctx, tx, b); err != nil {
 		return err
@@ -205,7 +184,7 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gap
 			return err
 		}
 	}
-	if err := r.queueSubjects(b, set.list); err != nil {
+	if err := r.queueSubjects(b, set.List); err != nil {
 		return err
 	}
 	r.queueWitness(b, m)
@@ -219,7 +198,7 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*openedCase, gap
 // queueAgain runs phase 1 once more in front of phase 2, for rows that it has not seen: a backup was restored, or the ETL
 // has made the person's row anew. Without it their flags would stay open, and the read-back would find them so at every
 // attempt. It notes no prior values: what they would be good for is over. The persons must have been locked.
-func (e *effects) queueAgain(b *pgx.Batch, list []*subject) {
+func (e *effects) queueAgain(b *pgx.Batch, list []*ledger.Subject) {
 	e.queueSuppress(b, list)
 	for i := range e.m.folds {
 		e.queueFold(b, &e.m.folds[i], list)
@@ -227,15 +206,15 @@ func (e *effects) queueAgain(b *pgx.Batch, list []*subject) {
 }
 
 // lockPersons finds the persons that the subjects are, again: rows may have come and gone since phase 1.
-func (m *Mapping) lockPersons(ctx context.Context, tx pgx.Tx, list []*subject) error {
-	return m.eachPerson(ctx, tx, list, " FOR UPDATE OF t", func(s *subject, key string) {
-		s.effect.matched = true
-		s.effect.persons = append(s.effect.persons, key)
+func (m *Mapping) lockPersons(ctx context.Context, tx pgx.Tx, list []*ledger.Subject) error {
+	return m.eachPerson(ctx, tx, list, " FOR UPDATE OF t", func(s *ledger.Subject, key string) {
+		s.Effect.Matched = true
+		s.Effect.Persons = append(s.Effect.Persons, key)
 	})
 }
 
 // eachPerson tells the persons (person.key in text form) that the subjects' CRM keys lead to now.
-func (m *Mapping) eachPerson(ctx context.Context, tx pgx.Tx, list []*subject, lock string, tell func(s *subject, key string)) error {
+func (m *Mapping) eachPerson(ctx context.Context, tx pgx.Tx, list []*ledger.Subject, lock string, tell func(s *ledger.Subject, key string)) error {
 	s := &statement{}
 	who := s.who(m, list)
 	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t") + lock)
@@ -256,7 +235,7 @@ func (m *Mapping) eachPerson(ctx context.Context, tx pgx.Tx, list []*subject, lo
 }
 
 // queueErase queues one step of phase 2.
-func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*subject) {
+func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*ledger.Subject) {
 	s := &statement{}
 	who := s.who(m, list)
 	from, where, key := m.reach(step.join)
@@ -264,16 +243,16 @@ func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*subject) {
 	for k := range step.set {
 		set = append(set, step.set[k].column.sql()+" = "+s.value(&step.set[k], "t", key))
 	}
-	action := actionSet
+	action := ledger.ActionSet
 	switch {
 	case step.hold:
-		action = actionHold
+		action = ledger.ActionHold
 		s.WriteString("SELECT v.i FROM " + step.table.sql() + " AS t, " + who + from + " WHERE " + where)
 	case step.delete:
-		action = actionDelete
+		action = ledger.ActionDelete
 		s.WriteString("DELETE FROM " + step.table.sql() + " AS t USING " + who + from + " WHERE " + where + " RETURNING v.i")
 	case step.unlink:
-		action = actionUnlink
+		action = ledger.ActionUnlink
 		set = append(set, step.by.sql()+" = NULL")
 		fallthrough
 	default:
@@ -285,71 +264,71 @@ func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*subject) {
 	}
 	label := step.table.label()
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
-		return eachPlace(rows, func(i int) { list[i].effect.changed(label, action, 1) })
+		return eachPlace(rows, func(i int) { list[i].Effect.Changed(label, action, 1) })
 	})
 }
 
 // queueErased writes what became of a case. A subject that has lost its row since phase 1 is looked up again; one whose
 // phase 2 has run before needs none, because phase 2 may have deleted it: the read-back says whether anything is left. Where
 // phase 2 takes the CRM key it cannot say so, because nobody can tell a row that is gone from one that has lost its key.
-func (r *Replica) queueErased(b *pgx.Batch, m *Mapping, c *openedCase, gaps []string, now time.Time) error {
-	s := c.subject
-	attempt := c.attempts + 1
-	if !s.effect.matched && (!c.erased || m.crmErased) {
-		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.ref[:])
-		s.unmatchedSince, s.recheckAt, s.dirty = now, now.Add(r.opts.RecheckFirst), true
-		rc := r.caseReceipt(c, schema.ReceiptNoMatch, attempt, reasonGone, gaps, now)
+func (r *Replica) queueErased(b *pgx.Batch, m *Mapping, c *ledger.OpenedCase, gaps []string, now time.Time) error {
+	s := c.Subject
+	attempt := c.Attempts + 1
+	if !s.Effect.Matched && (!c.Erased || m.crmErased) {
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.Ref[:])
+		s.UnmatchedSince, s.RecheckAt, s.Dirty = now, now.Add(r.opts.RecheckFirst), true
+		rc := r.core.CaseReceipt(c, schema.ReceiptNoMatch, attempt, ledger.ReasonGone, gaps, now)
 		rc.Evidence = schema.EvidenceAttempted
 		return r.queueReceipt(b, rc)
 	}
-	s.state, s.dirty = subjectErased, true
-	work, err := encodeWork(caseWork{Persons: slices.Concat(c.work.Persons, s.effect.persons)})
+	s.State, s.Dirty = ledger.SubjectErased, true
+	work, err := ledger.CaseWork{Persons: slices.Concat(c.Work.Persons, s.Effect.Persons)}.Encode()
 	if err != nil {
 		return err
 	}
 	b.Queue(r.ledger.sql(`
 		UPDATE {s}.pending SET state = 'applied', wait = 'none', applied_at = now(), due_at = now(), attempts = $2, undo = NULL,
-			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.ref[:], attempt, work, r.opts.MappingDigest[:])
-	rc := r.caseReceipt(c, schema.ReceiptApplied, attempt, "", gaps, now)
-	rc.Evidence, rc.Rows = schema.EvidenceApplied, s.effect.rows
+			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.Ref[:], attempt, jsonOrNull(work), r.opts.MappingDigest[:])
+	rc := r.core.CaseReceipt(c, schema.ReceiptApplied, attempt, "", gaps, now)
+	rc.Evidence, rc.Rows = schema.EvidenceApplied, s.Effect.Rows
 	return r.queueReceipt(b, rc)
 }
 
 // recordRefusal counts an attempt that the replica refused (a constraint, a trigger). After the last one the case is
 // failed: it stays suppressed, and only `lethe release` tries it again.
-func (r *Replica) recordRefusal(ctx context.Context, places []sinks.Place, refused *refusedError) error {
+func (r *Replica) recordRefusal(ctx context.Context, places []sinks.Place, refused *ledger.RefusedError) error {
 	return r.inTx(ctx, "recording a refused erasure", func(ctx context.Context, tx pgx.Tx) error {
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
-		cases, err := collectCases(ctx, tx, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p WHERE ref = $1 FOR UPDATE`), refused.ref[:])
+		cases, err := collectCases(ctx, tx, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p WHERE ref = $1 FOR UPDATE`), refused.Ref[:])
 		if err != nil || len(cases) == 0 {
 			return err
 		}
-		return r.failAttempt(ctx, tx, cases[0], refused.code)
+		return r.failAttempt(ctx, tx, cases[0], refused.Code)
 	})
 }
 
 // failAttempt counts an attempt of a case that did not succeed.
-func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *openedCase, code string) error {
-	attempt := max(c.attempts, 1)
+func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCase, code string) error {
+	attempt := max(c.Attempts, 1)
 	var now time.Time
 	err := tx.QueryRow(ctx, r.ledger.sql(`
 		UPDATE {s}.pending SET state = 'suppressed', wait = 'none', error_code = $2,
 			attempts = CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END,
 			due_at = CASE WHEN CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END % $3 = 0
 				THEN 'infinity' ELSE now() + make_interval(secs => $4) END
-		WHERE ref = $1 RETURNING attempts, now()`), c.ref[:], code, maxAttempts, r.opts.RecheckFirst.Seconds()*float64((attempt-1)%maxAttempts)).Scan(&c.attempts, &now)
-	if err != nil || c.attempts%maxAttempts != 0 {
+		WHERE ref = $1 RETURNING attempts, now()`), c.Ref[:], code, ledger.MaxAttempts, r.opts.RecheckFirst.Seconds()*float64((attempt-1)%ledger.MaxAttempts)).Scan(&c.Attempts, &now)
+	if err != nil || c.Attempts%ledger.MaxAttempts != 0 {
 		return err
 	}
-	r.log.Error().Stringer("case", c.id).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")
+	r.log.Error().Stringer("case", c.ID).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")
 	gaps, err := r.readOpenGaps(ctx, tx)
 	if err != nil {
 		return err
 	}
 	b := &pgx.Batch{}
-	rc := r.caseReceipt(c, schema.ReceiptFailed, c.attempts, code, gaps, now)
+	rc := r.core.CaseReceipt(c, schema.ReceiptFailed, c.Attempts, code, gaps, now)
 	rc.Evidence = schema.EvidenceAttempted
 	if err := r.queueReceipt(b, rc); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // erasing is a mapping whose cool-off is over at once.
@@ -72,7 +73,7 @@ func TestErasureFromSuppressionToProof(t *testing.T) {
 }
 
 func TestSuppressModeNeverErases(t *testing.T) {
-	w := newWorld(t, 15, erasing, func(c *config.Replica) { c.Mode = modeSuppress })
+	w := newWorld(t, 15, erasing, func(c *config.Replica) { c.Mode = ledger.ModeSuppress })
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
 	w.runDue()
@@ -133,7 +134,7 @@ func TestHoldBeatsProceedUntilRelease(t *testing.T) {
 	w.want(`SELECT firstname IS NULL FROM contact`, "true")
 	w.apply(w.decide(1, schema.DecisionCancel))
 	w.runDue()
-	w.want(`SELECT outcome FROM lethe.decision WHERE decision = 'cancel'`, decisionTooLate)
+	w.want(`SELECT outcome FROM lethe.decision WHERE decision = 'cancel'`, ledger.DecisionTooLate)
 }
 
 func TestBreakerHoldsTheWholeBurst(t *testing.T) {
@@ -158,7 +159,7 @@ func TestResidualValueFailsAfterThreeAttempts(t *testing.T) {
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
 	w.runDue()
-	for range maxAttempts {
+	for range ledger.MaxAttempts {
 		w.exec(`UPDATE lethe.pending SET due_at = now() WHERE due_at < 'infinity'`)
 		w.runDue()
 	}
@@ -175,7 +176,7 @@ func TestAudienceThatReturnsThePersonIsAResidual(t *testing.T) {
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
 	w.runDue()
-	w.want(`SELECT error_code FROM lethe.pending`, reasonResidual)
+	w.want(`SELECT error_code FROM lethe.pending`, ledger.ReasonResidual)
 }
 
 func TestRefusedEraseHoldsUpNoOther(t *testing.T) {
@@ -205,7 +206,7 @@ func TestNothingIsVerifiedWhileAGapIsOpen(t *testing.T) {
 
 func TestUnmappedPersonalColumnKeepsVerifiedAway(t *testing.T) {
 	w := newWorld(t, 15, erasing, func(c *config.Replica) {
-		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(kindNull)}}
+		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(ledger.KindNull)}}
 	})
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
@@ -218,7 +219,7 @@ func TestPersonalColumnThatIsAddedKeepsVerifiedAway(t *testing.T) {
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
 	w.exec(`ALTER TABLE contact ADD COLUMN mobile text; UPDATE contact SET mobile = '0601020304'`)
-	w.r.compiledAt = time.Now().Add(-mappingAge - time.Second)
+	w.r.compiledAt = time.Now().Add(-ledger.MappingAge - time.Second)
 	w.runDue()
 	w.want(`SELECT state, error_code FROM lethe.pending`, "applied|unmapped_columns")
 }
@@ -297,13 +298,13 @@ func TestOutboxKeepsReceiptsUntilSent(t *testing.T) {
 // TestLargerMappingReachesCasesThatAnUnmappedColumnHeldBack: mapping the column is what the operator was told to do.
 func TestLargerMappingReachesCasesThatAnUnmappedColumnHeldBack(t *testing.T) {
 	w := newWorld(t, 15, erasing, func(c *config.Replica) {
-		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(kindNull)}}
+		c.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"firstname": value(ledger.KindNull)}}
 	})
 	w.person(1)
 	w.apply(w.event(1, &schema.SubjectErasure{}))
 	w.runDue()
 	w.want(`SELECT state, error_code FROM lethe.pending`, "applied|unmapped_columns")
-	w.cfg.Erase.Tables["contact"].Set["email"] = value(kindNull)
+	w.cfg.Erase.Tables["contact"].Set["email"] = value(ledger.KindNull)
 	w.setup()
 	w.r = w.replica()
 	w.assign()

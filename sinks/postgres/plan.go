@@ -11,39 +11,20 @@ import (
 
 	"lethe/internal/pii"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
-
-// Plan is what the two phases would do about one person in one replica: keys of the replica's own, and counts.
-type Plan struct {
-	Replica string     `json:"replica"`
-	Mode    string     `json:"mode"`
-	Found   int        `json:"found"`   // rows of the person's table
-	Persons []string   `json:"persons"` // person.key of each
-	Steps   []PlanStep `json:"steps"`
-}
-
-// PlanStep is one table in one phase.
-type PlanStep struct {
-	Phase   int      `json:"phase"`  // 1: suppress, at once and reversible; 2: erase
-	Active  bool     `json:"active"` // the present mode does it; else a later one would
-	Table   string   `json:"table"`
-	Action  string   `json:"action"` // suppress, insert, consent, set, delete, unlink, hold
-	Columns []string `json:"columns,omitempty"`
-	By      string   `json:"by"` // how rows are found: the CRM key's columns, or the column that refers to person.key
-	Rows    int64    `json:"rows"`
-}
 
 // Plan looks for a person by the parts of the CRM key, in a read-only transaction, and counts the rows that each phase
 // would touch if the person were erased now. It lists both phases in every mode: whoever starts with observe reads here
 // what the next mode brings.
-func (d *Desk) Plan(ctx context.Context, key []string) (*Plan, error) {
-	p := &Plan{Replica: d.r.opts.Name, Mode: d.r.cfg.Mode, Persons: []string{}}
+func (d *Desk) Plan(ctx context.Context, key []string) (*ledger.Plan, error) {
+	p := &ledger.Plan{Replica: d.r.opts.Name, Mode: d.r.cfg.Mode, Persons: []string{}}
 	err := d.r.readTx(ctx, "planning", func(tx pgx.Tx) error {
 		m, findings, err := compile(ctx, tx, d.r.cfg)
 		if err != nil {
 			return err
 		}
-		if err := errorOf(d.r.opts.Name, findings); err != nil {
+		if err := ledger.ErrorOf(d.r.opts.Name, findings); err != nil {
 			return err
 		}
 		if len(key) != len(m.crm) {
@@ -52,14 +33,14 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*Plan, error) {
 				Hint: fmt.Sprintf("the CRM key of replica %s has %d parts: give them as so many arguments", d.r.opts.Name, len(m.crm)),
 			}
 		}
-		who := []*subject{{key: key}}
+		who := []*ledger.Subject{{Key: key}}
 		persons := &personKeys{}
-		if err := m.addPersons(ctx, tx, who, persons, func(*subject) int { return 0 }); err != nil {
+		if err := m.addPersons(ctx, tx, who, persons, func(*ledger.Subject) int { return 0 }); err != nil {
 			return m.keyTypeError(d.r.opts.Name, err)
 		}
 		p.Found, p.Persons = len(persons.keys), append(p.Persons, persons.keys...)
 		p.Steps = m.steps(d.r.cfg.Mode)
-		return p.count(ctx, tx, m, who)
+		return countPlan(ctx, tx, p, m, who)
 	})
 	if err != nil {
 		return nil, classify("planning", err)
@@ -87,13 +68,13 @@ func (m *Mapping) keyTypeError(replica string, err error) error {
 const CodeKeyType = "crm_key_type"
 
 // steps lists what the phases do, without counts.
-func (m *Mapping) steps(mode string) []PlanStep {
-	var out []PlanStep
+func (m *Mapping) steps(mode string) []ledger.PlanStep {
+	var out []ledger.PlanStep
 	for i := range m.suppress {
 		a := &m.suppress[i]
-		s := PlanStep{Phase: 1, Active: mode != modeObserve, Table: a.table.config, Action: actionSuppress, Columns: assigned(a.set), By: m.byOf(a.join)}
+		s := ledger.PlanStep{Phase: 1, Active: mode != ledger.ModeObserve, Table: a.table.config, Action: ledger.ActionSuppress, Columns: assigned(a.set), By: m.byOf(a.join)}
 		if a.insert {
-			s.Action = actionInsert
+			s.Action = ledger.ActionInsert
 		}
 		out = append(out, s)
 	}
@@ -102,20 +83,20 @@ func (m *Mapping) steps(mode string) []PlanStep {
 		for _, c := range m.folds[i].columns {
 			columns = append(columns, c.column.name)
 		}
-		out = append(out, PlanStep{
-			Phase: 1, Active: mode != modeObserve, Table: m.folds[i].table.config, Action: actionFold, Columns: columns, By: m.byOf(m.folds[i].join),
+		out = append(out, ledger.PlanStep{
+			Phase: 1, Active: mode != ledger.ModeObserve, Table: m.folds[i].table.config, Action: ledger.ActionFold, Columns: columns, By: m.byOf(m.folds[i].join),
 		})
 	}
 	for i := range m.erase {
 		e := &m.erase[i]
-		s := PlanStep{Phase: 2, Active: mode == modeErase, Table: e.table.config, Action: actionSet, Columns: assigned(e.set), By: m.byOf(e.join)}
+		s := ledger.PlanStep{Phase: 2, Active: mode == ledger.ModeErase, Table: e.table.config, Action: ledger.ActionSet, Columns: assigned(e.set), By: m.byOf(e.join)}
 		switch {
 		case e.hold:
-			s.Action = actionHold
+			s.Action = ledger.ActionHold
 		case e.delete:
-			s.Action = actionDelete
+			s.Action = ledger.ActionDelete
 		case e.unlink:
-			s.Action, s.Columns = actionUnlink, []string{e.by.name}
+			s.Action, s.Columns = ledger.ActionUnlink, []string{e.by.name}
 		}
 		out = append(out, s)
 	}
@@ -144,8 +125,8 @@ func (m *Mapping) byOf(j join) string {
 	return by
 }
 
-// count fills in the rows of each step: an insert makes one for each person, everything else has the rows that are there.
-func (p *Plan) count(ctx context.Context, tx pgx.Tx, m *Mapping, who []*subject) error {
+// countPlan fills in the rows of each step: an insert makes one for each person, everything else has the rows that are there.
+func countPlan(ctx context.Context, tx pgx.Tx, p *ledger.Plan, m *Mapping, who []*ledger.Subject) error {
 	joins := map[string]join{}
 	for i := range m.suppress {
 		joins[m.suppress[i].table.config+"\x00"+m.byOf(m.suppress[i].join)] = m.suppress[i].join
@@ -171,7 +152,7 @@ func (p *Plan) count(ctx context.Context, tx pgx.Tx, m *Mapping, who []*subject)
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		s.Rows = rows[s.Table+"\x00"+s.By]
-		if s.Action == actionInsert {
+		if s.Action == ledger.ActionInsert {
 			s.Rows = int64(p.Found)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"lethe/sinks/ledger"
 )
 
 // privileges are what the run role needs on one mapped table, and nothing more.
@@ -36,8 +38,8 @@ func (m *Mapping) privileges(mode string) map[uint32]*privileges {
 	for _, c := range m.crm {
 		person.read[c.name] = true
 	}
-	person.locks = mode != modeObserve
-	writes := mode != modeObserve
+	person.locks = mode != ledger.ModeObserve
+	writes := mode != ledger.ModeObserve
 	for i := range m.folds {
 		m.foldPrivileges(all, &m.folds[i], writes)
 	}
@@ -45,7 +47,7 @@ func (m *Mapping) privileges(mode string) map[uint32]*privileges {
 		m.suppressPrivileges(all, &m.suppress[i], writes)
 	}
 	for i := range m.erase {
-		m.erasePrivileges(all, &m.erase[i], mode == modeErase)
+		m.erasePrivileges(all, &m.erase[i], mode == ledger.ModeErase)
 	}
 	return all
 }
@@ -86,7 +88,7 @@ func (m *Mapping) suppressPrivileges(all map[uint32]*privileges, a *suppressActi
 			p.update[as.column.name] = p.update[as.column.name] || writes
 		case writes:
 			p.insert[as.column.name] = true
-			if as.kind == kindConst || as.kind == kindKey || as.kind == kindNull {
+			if as.kind == ledger.KindConst || as.kind == ledger.KindKey || as.kind == ledger.KindNull {
 				p.read[as.column.name] = true
 			}
 		}
@@ -139,7 +141,7 @@ func (c *checker) grantWrites(ctx context.Context, p *privileges, role string) e
 			return classify("reading privileges", err)
 		}
 		if !any {
-			p.update[slices.Min(sortedKeys(p.read))] = true
+			p.update[slices.Min(ledger.SortedKeys(p.read))] = true
 		}
 	}
 	if err := c.grantColumns(ctx, p, role, "UPDATE", p.update); err != nil {
@@ -161,7 +163,7 @@ func (c *checker) grantWrites(ctx context.Context, p *privileges, role string) e
 		return classify("reading privileges", err)
 	}
 	if !may {
-		c.add(SeverityError, CodePrivilege, p.table.label(), fmt.Sprintf("login %s may not delete from the table", role),
+		c.add(ledger.SeverityError, ledger.CodePrivilege, p.table.label(), fmt.Sprintf("login %s may not delete from the table", role),
 			"GRANT DELETE ON "+p.table.sql()+" TO "+quote(role)+";")
 	}
 	return nil
@@ -178,7 +180,7 @@ func hasTrue(set map[string]bool) bool {
 
 func (c *checker) grantColumns(ctx context.Context, p *privileges, role, privilege string, columns map[string]bool) error {
 	var wanted []string
-	for _, name := range sortedKeys(columns) {
+	for _, name := range ledger.SortedKeys(columns) {
 		if columns[name] {
 			wanted = append(wanted, name)
 		}
@@ -202,7 +204,7 @@ func (c *checker) grantColumns(ctx context.Context, p *privileges, role, privile
 	for i, name := range missing {
 		quoted[i] = quote(name)
 	}
-	c.add(SeverityError, CodePrivilege, p.table.label(), fmt.Sprintf("login %s lacks %s on %s", role, privilege, strings.Join(missing, ", ")),
+	c.add(ledger.SeverityError, ledger.CodePrivilege, p.table.label(), fmt.Sprintf("login %s lacks %s on %s", role, privilege, strings.Join(missing, ", ")),
 		fmt.Sprintf("GRANT %s (%s) ON %s TO %s;", privilege, strings.Join(quoted, ", "), p.table.sql(), quote(role)))
 	return nil
 }
@@ -214,14 +216,14 @@ func (c *checker) sequences(ctx context.Context, p *privileges, role string) err
 		JOIN pg_catalog.pg_class s ON s.oid = d.objid JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
 		JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 		WHERE d.classid = 'pg_class'::regclass AND d.deptype = 'a' AND d.refobjid = $2 AND a.attname <> ALL ($3)
-			AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege($1, s.oid, 'USAGE') ELSE false END`, role, p.table.oid, sortedKeys(p.insert))
+			AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege($1, s.oid, 'USAGE') ELSE false END`, role, p.table.oid, ledger.SortedKeys(p.insert))
 	if err != nil {
 		return classify("reading privileges on sequences", err)
 	}
 	var name [2]string
 	_, err = pgx.ForEachRow(rows, []any{&name[0], &name[1]}, func() error {
 		sequence := pgx.Identifier(name[:]).Sanitize()
-		c.add(SeverityError, CodePrivilege, name[0]+"."+name[1], fmt.Sprintf("login %s may not draw the number of a new row", role),
+		c.add(ledger.SeverityError, ledger.CodePrivilege, name[0]+"."+name[1], fmt.Sprintf("login %s may not draw the number of a new row", role),
 			"GRANT USAGE ON SEQUENCE "+sequence+" TO "+quote(role)+";")
 		return nil
 	})

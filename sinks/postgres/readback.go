@@ -10,25 +10,14 @@ import (
 
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
-
-// followed is an objection or restriction that took effect and is to be read back.
-type followed struct {
-	event     schema.EventID
-	ref       refKey
-	part      int32
-	kind      schema.Type
-	committed time.Time
-	digest    [32]byte
-	attempts  int
-	subject   *subject
-}
 
 // verifyFollowed reads back objections and restrictions: the columns that follow from the fold say what the fold says
 // now, and whoever may not be contacted at all is in no audience.
 func (r *Replica) verifyFollowed(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	const op = "verifying objections and restrictions"
-	list, err := r.dueFollowed(ctx, partsOf(places))
+	list, err := r.dueFollowed(ctx, ledger.PartsOf(places))
 	if err != nil {
 		return time.Time{}, classify(op, err)
 	}
@@ -43,45 +32,45 @@ func (r *Replica) verifyFollowed(ctx context.Context, places []sinks.Place) (tim
 			}
 			return r.concludeFollowed(ctx, tx, list, remaining, at)
 		})
-		if err != nil || len(list) == verifyLimit {
+		if err != nil || len(list) == ledger.VerifyLimit {
 			return time.Now(), err
 		}
 	}
 	return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.readback
-		WHERE part = ANY ($1) AND due_at < 'infinity'`, partsOf(places))
+		WHERE part = ANY ($1) AND due_at < 'infinity'`, ledger.PartsOf(places))
 }
 
-func (r *Replica) dueFollowed(ctx context.Context, parts []int32) ([]*followed, error) {
+func (r *Replica) dueFollowed(ctx context.Context, parts []int32) ([]*ledger.Followed, error) {
 	rows, err := r.opts.Pool.Query(ctx, r.ledger.sql(`
 		SELECT event_id, ref, part, kind, committed_at, config_digest, attempts FROM {s}.readback
-		WHERE part = ANY ($1) AND due_at <= now() ORDER BY due_at, event_id LIMIT $2`), parts, verifyLimit)
+		WHERE part = ANY ($1) AND due_at <= now() ORDER BY due_at, event_id LIMIT $2`), parts, ledger.VerifyLimit)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*followed, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*ledger.Followed, error) {
 		var event, ref, digest []byte
 		var kind string
-		f := &followed{}
-		if err := row.Scan(&event, &ref, &f.part, &kind, &f.committed, &digest, &f.attempts); err != nil {
+		f := &ledger.Followed{}
+		if err := row.Scan(&event, &ref, &f.Part, &kind, &f.Committed, &digest, &f.Attempts); err != nil {
 			return nil, err
 		}
-		copy(f.event[:], event)
-		copy(f.digest[:], digest)
-		f.ref = refKey(ref)
-		f.kind, err = schema.ParseType(kind)
+		copy(f.Event[:], event)
+		copy(f.Digest[:], digest)
+		f.Ref = ledger.Ref(ref)
+		f.Kind, err = schema.ParseType(kind)
 		return f, err
 	})
 }
 
 // readFollowed counts, for each event, rows that are not what the fold says, and places in the audience.
-func (r *Replica) readFollowed(ctx context.Context, list []*followed) (remaining []int64, at time.Time, err error) {
+func (r *Replica) readFollowed(ctx context.Context, list []*ledger.Followed) (remaining []int64, at time.Time, err error) {
 	m, err := r.compiled(ctx)
 	if err != nil {
 		return nil, at, err
 	}
 	refs := make([][]byte, len(list))
 	for i, f := range list {
-		refs[i] = f.ref[:]
+		refs[i] = f.Ref[:]
 	}
 	set, err := r.load(ctx, r.opts.Pool, refs)
 	if err != nil {
@@ -92,13 +81,13 @@ func (r *Replica) readFollowed(ctx context.Context, list []*followed) (remaining
 		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&at); err != nil {
 			return err
 		}
-		bySubject := make(map[*subject]int64, len(set.list))
-		if err := r.countUnfollowed(ctx, tx, m, set.list, bySubject, at); err != nil {
+		bySubject := make(map[*ledger.Subject]int64, len(set.List))
+		if err := r.countUnfollowed(ctx, tx, m, set.List, bySubject, at); err != nil {
 			return err
 		}
 		for i, f := range list {
-			f.subject = set.byRef[f.ref]
-			remaining[i] = bySubject[f.subject]
+			f.Subject = set.ByRef[f.Ref]
+			remaining[i] = bySubject[f.Subject]
 		}
 		return nil
 	})
@@ -106,41 +95,41 @@ func (r *Replica) readFollowed(ctx context.Context, list []*followed) (remaining
 }
 
 // countUnfollowed compares every column that follows from the fold.
-func (r *Replica) countUnfollowed(ctx context.Context, tx pgx.Tx, m *Mapping, list []*subject, into map[*subject]int64, now time.Time) error {
+func (r *Replica) countUnfollowed(ctx context.Context, tx pgx.Tx, m *Mapping, list []*ledger.Subject, into map[*ledger.Subject]int64, now time.Time) error {
 	e := &effects{r: r, m: m, cfg: r.cfg, now: now}
 	b := &pgx.Batch{}
 	for i := range m.folds {
 		ft := &m.folds[i]
-		f := e.foldValues(ft, list)
-		if len(f.list) == 0 {
+		f := e.ask(ft, list)
+		if len(f.List) == 0 {
 			continue
 		}
 		s := &statement{}
-		extra, places, values := f.columns(ft)
+		extra, places, values := answerColumns(ft, &f)
 		var differs []string
 		for k, c := range places {
 			name := "v.a" + strconv.Itoa(c)
 			differs = append(differs, "("+name+" IS NOT NULL AND t."+ft.columns[c].column.sql()+" IS DISTINCT FROM "+values[k]+")")
 		}
-		who := s.who(m, f.list, extra...)
+		who := s.who(m, f.List, extra...)
 		from, where, _ := m.reach(ft.join)
 		s.WriteString("SELECT v.i, count(*) FROM " + ft.table.sql() + " AS t, " + who + from + " WHERE " + where +
 			" AND (" + strings.Join(differs, " OR ") + ") GROUP BY v.i")
-		counts := make([]int64, len(f.list))
+		counts := make([]int64, len(f.List))
 		queueCount(b, s, counts)
 		defer func() {
 			for i, n := range counts {
-				into[f.list[i]] += n
+				into[f.List[i]] += n
 			}
 		}()
 	}
-	closed, persons := r.uncontactable(list, now), &personKeys{}
+	closed, persons := ledger.Uncontactable(r.cfg, list, now), &personKeys{}
 	if len(closed) > 0 && m.audience != "" {
-		index := make(map[*subject]int, len(closed))
+		index := make(map[*ledger.Subject]int, len(closed))
 		for i, x := range closed {
 			index[x] = i
 		}
-		if err := m.addPersons(ctx, tx, closed, persons, func(x *subject) int { return index[x] }); err != nil {
+		if err := m.addPersons(ctx, tx, closed, persons, func(x *ledger.Subject) int { return index[x] }); err != nil {
 			return err
 		}
 		counts := make([]int64, len(closed))
@@ -154,26 +143,9 @@ func (r *Replica) countUnfollowed(ctx context.Context, tx pgx.Tx, m *Mapping, li
 	return send(ctx, tx, b)
 }
 
-// uncontactable are the subjects whom the fold lets nobody contact for any mapped purpose because of an objection or a
-// restriction: they may be in no audience.
-func (r *Replica) uncontactable(list []*subject, now time.Time) []*subject {
-	var out []*subject
-	for _, x := range list {
-		v := sinks.Fold(x.facts, x.erased(), now)
-		objected := len(r.cfg.Consent) > 0
-		for _, a := range r.cfg.Consent {
-			objected = objected && v.Objected(a.Purpose)
-		}
-		if v.Restricted() || objected {
-			out = append(out, x)
-		}
-	}
-	return out
-}
-
 // concludeFollowed writes what the read-back means. Columns that somebody else has changed are written again, up to
 // three times; then the event is failed.
-func (r *Replica) concludeFollowed(ctx context.Context, tx pgx.Tx, list []*followed, remaining []int64, at time.Time) error {
+func (r *Replica) concludeFollowed(ctx context.Context, tx pgx.Tx, list []*ledger.Followed, remaining []int64, at time.Time) error {
 	gaps, err := r.readOpenGaps(ctx, tx)
 	if err != nil {
 		return err
@@ -181,29 +153,23 @@ func (r *Replica) concludeFollowed(ctx context.Context, tx pgx.Tx, list []*follo
 	b := &pgx.Batch{}
 	var again [][]byte
 	for i, f := range list {
-		state, reason, evidence := schema.ReceiptVerified, "", schema.EvidenceReadBack
 		switch {
-		case remaining[i] > 0 && f.attempts+1 < maxAttempts:
-			again = append(again, f.ref[:])
+		case remaining[i] > 0 && f.Attempts+1 < ledger.MaxAttempts:
+			again = append(again, f.Ref[:])
 			b.Queue(r.ledger.sql(`UPDATE {s}.readback SET attempts = attempts + 1, error_code = $2,
-				due_at = now() + make_interval(secs => $3) WHERE event_id = $1`), f.event[:], reasonNotFollowed, r.opts.RecheckFirst.Seconds())
+				due_at = now() + make_interval(secs => $3) WHERE event_id = $1`), f.Event[:], ledger.ReasonNotFollowed, r.opts.RecheckFirst.Seconds())
 			continue
 		case remaining[i] > 0:
-			state, reason, evidence = schema.ReceiptFailed, reasonNotFollowed, schema.EvidenceAttempted
-			r.log.Error().Stringer("event", f.event).Msg("an objection or restriction does not hold: somebody else writes its columns")
+			r.log.Error().Stringer("event", f.Event).Msg("an objection or restriction does not hold: somebody else writes its columns")
 		case len(gaps) > 0:
 			b.Queue(r.ledger.sql(`UPDATE {s}.readback SET error_code = $2, due_at = now() + make_interval(secs => $3) WHERE event_id = $1`),
-				f.event[:], reasonGap, gapRecheck.Seconds())
+				f.Event[:], ledger.ReasonGap, ledger.GapRecheck.Seconds())
 			continue
 		}
-		rc := r.newReceipt(f.event, f.kind, state, uint32(f.attempts)) //nolint:gosec // at most maxAttempts
-		rc.CommittedAt, rc.ConfigDigest, rc.MadeAt, rc.Gaps = f.committed, f.digest, at, gaps
-		rc.Reason, rc.Evidence, rc.ref, rc.part = reason, evidence, f.ref[:], f.part
-		rc.Verification = &schema.Verification{Method: verifyMethod, Remaining: remaining[i], At: at}
-		if err := r.queueReceipt(b, rc); err != nil {
+		if err := r.queueReceipt(b, r.core.FollowedReceipt(f, remaining[i], gaps, at)); err != nil {
 			return err
 		}
-		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE event_id = $1`), f.event[:])
+		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE event_id = $1`), f.Event[:])
 	}
 	if err := send(ctx, tx, b); err != nil || len(again) == 0 {
 		return err

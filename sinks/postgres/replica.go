@@ -5,8 +5,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -24,6 +22,7 @@ import (
 	"lethe/internal/pii"
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // Options are what a Replica needs. Everything without a default is required.
@@ -54,10 +53,8 @@ type Options struct {
 const (
 	defaultLockTimeout      = 5 * time.Second
 	defaultStatementTimeout = time.Minute
-	defaultRecheckFirst     = time.Minute
-	defaultRecheckLater     = time.Hour
-	defaultRecheckDays      = 90
-	defaultSchema           = "lethe"
+
+	defaultSchema = "lethe"
 )
 
 func (o *Options) validate() error {
@@ -77,8 +74,8 @@ func (o *Options) validate() error {
 	}{
 		{&o.LockTimeout, defaultLockTimeout},
 		{&o.StatementTimeout, defaultStatementTimeout},
-		{&o.RecheckFirst, defaultRecheckFirst},
-		{&o.RecheckLater, defaultRecheckLater},
+		{&o.RecheckFirst, ledger.DefaultRecheckFirst},
+		{&o.RecheckLater, ledger.DefaultRecheckLater},
 	} {
 		if *d.v == 0 {
 			*d.v = d.d
@@ -95,12 +92,12 @@ func (o *Options) validate() error {
 type Replica struct {
 	opts    Options
 	cfg     *config.Replica
-	ledger  ledger
-	ids     *schema.Identifiers
+	core    *ledger.Core
+	ledger  ledgerTables
 	decoder *schema.Decoder
 	log     zerolog.Logger
-	metrics *metrics
-	gauges  *gauges
+	metrics *ledger.Metrics
+	gauges  *ledger.Gauges
 
 	// chores are what RunDue does, in this order.
 	chores []chore
@@ -122,22 +119,26 @@ func New(opts Options) (*Replica, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
+	log := opts.Logger.With().Str("replica", opts.Name).Logger()
 	r := &Replica{
-		opts:    opts,
-		cfg:     opts.Config,
-		ledger:  ledger{schema: ledgerSchema(opts.Config)},
-		ids:     schema.NewIdentifiers(opts.Pseudonym, opts.Source),
+		opts:   opts,
+		cfg:    opts.Config,
+		ledger: ledgerTables{schema: ledgerSchema(opts.Config)},
+		core: ledger.NewCore(ledger.Core{
+			Name: opts.Name, Source: opts.Source, Config: opts.Config, Seal: opts.Seal, Pseudonym: opts.Pseudonym, Signer: opts.Signer,
+			MappingDigest: opts.MappingDigest, Version: opts.Version, RecheckFirst: opts.RecheckFirst, RecheckLater: opts.RecheckLater, Log: log,
+		}),
 		decoder: schema.NewDecoder(opts.Seal),
-		log:     opts.Logger.With().Str("replica", opts.Name).Logger(),
+		log:     log,
 	}
 	var err error
-	if r.metrics, err = newMetrics(opts.Registerer, opts.Name); err != nil {
+	if r.metrics, err = ledger.NewMetrics(opts.Registerer, opts.Name); err != nil {
 		return nil, err
 	}
-	r.gauges = newGauges(opts.Name)
+	r.gauges = ledger.NewGauges(opts.Name)
 	if opts.Registerer != nil {
 		if err := opts.Registerer.Register(r.gauges); err != nil {
-			r.metrics.close(opts.Registerer)
+			r.metrics.Close(opts.Registerer)
 			return nil, fmt.Errorf("registering gauges of replica %s: %w", opts.Name, err)
 		}
 	}
@@ -157,7 +158,7 @@ func ledgerSchema(cfg *config.Replica) string {
 
 // Close unregisters the metrics. The pools belong to the caller.
 func (r *Replica) Close() {
-	r.metrics.close(r.opts.Registerer)
+	r.metrics.Close(r.opts.Registerer)
 	if r.opts.Registerer != nil {
 		r.opts.Registerer.Unregister(r.gauges)
 	}
@@ -180,15 +181,14 @@ func (r *Replica) compiled(ctx context.Context) (*Mapping, error) {
 	if r.mapping != nil {
 		return r.mapping, nil
 	}
-	digest := hex.EncodeToString(r.opts.MappingDigest[:])
-	if err := r.ledger.verifyTables(ctx, r.opts.Pool, r.opts.Name, r.opts.Source, digest); err != nil {
+	if err := r.ledger.verifyTables(ctx, r.opts.Pool, r.opts.Name, r.opts.Source, r.core.Digest()); err != nil {
 		return nil, err
 	}
 	m, findings, err := compile(ctx, r.opts.Pool, r.cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := errorOf(r.opts.Name, findings); err != nil {
+	if err := ledger.ErrorOf(r.opts.Name, findings); err != nil {
 		return nil, err
 	}
 	if m.Unmapped, err = unmappedColumns(ctx, r.opts.Pool, m, r.ledger.schema); err != nil {
@@ -198,14 +198,11 @@ func (r *Replica) compiled(ctx context.Context) (*Mapping, error) {
 	return m, nil
 }
 
-// mappingAge is how old the mapping may be when something is called verified under it.
-const mappingAge = time.Minute
-
 // compiledAnew returns a mapping that knows the catalog of a minute ago: a column that looks personal and came since this
 // process has started keeps verified away too.
 func (r *Replica) compiledAnew(ctx context.Context) (*Mapping, error) {
 	r.mu.Lock()
-	if time.Since(r.compiledAt) > mappingAge {
+	if time.Since(r.compiledAt) > ledger.MappingAge {
 		r.mapping = nil
 	}
 	r.mu.Unlock()
@@ -327,51 +324,4 @@ func (r *Replica) lockPlaces(ctx context.Context, tx pgx.Tx, places []sinks.Plac
 		return fmt.Errorf("locking partitions: %w", sinks.ErrFenced)
 	}
 	return nil
-}
-
-// ref returns the key under which a subject lies in this replica's tables: its reference under the replica's own key,
-// so that two recipients cannot join their databases on it.
-func (r *Replica) ref(s schema.SubjectRef) []byte {
-	var out [32]byte
-	r.opts.Pseudonym.Compute(&out, s[:])
-	return out[:]
-}
-
-// sealedSize is what a CRM key is padded to before it is sealed, so that its length does not show.
-const sealedSize = 64
-
-// sealKey seals a canonical CRM key for lethe.subject. The reference is its associated data: a sealed key moved to
-// another subject's row does not open.
-func (r *Replica) sealKey(ref, key []byte) ([]byte, error) {
-	plain := binary.AppendUvarint(make([]byte, 0, sealedSize), uint64(len(key)))
-	plain = append(plain, key...)
-	for len(plain) < sealedSize {
-		plain = append(plain, 0)
-	}
-	out, err := r.opts.Seal.AppendSeal(nil, plain, ref)
-	if err != nil {
-		return nil, fmt.Errorf("sealing CRM key: %w", err)
-	}
-	return out, nil
-}
-
-// openKey returns the parts of a sealed CRM key. They are personal: they go into statements as parameters, and nowhere
-// else.
-func (r *Replica) openKey(ref, sealed []byte) ([]string, error) {
-	plain, err := r.opts.Seal.Open(sealed, ref)
-	if err != nil {
-		return nil, &sinks.Error{
-			Class: sinks.Permanent, Op: "opening CRM key", Code: "seal_key",
-			Hint: "the seal key that made this row is not in the keyset: restore it",
-		}
-	}
-	if size, n := binary.Uvarint(plain); n > 0 && size <= uint64(len(plain[n:])) {
-		if parts, err := schema.SplitKey(plain[n:][:size]); err == nil {
-			return parts, nil
-		}
-	}
-	return nil, &sinks.Error{
-		Class: sinks.Permanent, Op: "opening CRM key", Code: "crm_key",
-		Hint: "the sealed key of a subject is damaged: restore the ledger tables from a backup",
-	}
 }

@@ -1,41 +1,14 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
-
-const (
-	// sealPrefix begins every ciphertext that carries the id of its key in the four bytes after it (Tink).
-	sealPrefix = 0x01
-	sealIDSize = 5
-	// resealEvery is how often rows of older keys are looked for: a key is rotated once in months, and the processes restart
-	// for it.
-	resealEvery = time.Hour
-	resealLimit = 500
-)
-
-// primaryPrefix is what ciphertexts of the primary seal key begin with; nil for an AEAD whose ciphertexts carry no id of a
-// key, which is never rotated. Two are compared, because a nonce at the front may look like an id once.
-func (r *Replica) primaryPrefix() ([]byte, error) {
-	one, err := r.opts.Seal.AppendSeal(nil, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	two, err := r.opts.Seal.AppendSeal(nil, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	if len(one) < sealIDSize || one[0] != sealPrefix || !bytes.Equal(one[:sealIDSize], two[:sealIDSize]) {
-		return nil, nil
-	}
-	return one[:sealIDSize], nil
-}
 
 // resealKeys seals the CRM keys of subjects again that were sealed under an older key, so that it can be retired. A row
 // that no key of the ring opens is left as it is: what needs it will say so.
@@ -46,7 +19,7 @@ func (r *Replica) resealKeys(ctx context.Context, places []sinks.Place) (time.Ti
 	if time.Now().Before(due) {
 		return due, nil
 	}
-	prefix, err := r.primaryPrefix()
+	prefix, err := r.core.PrimaryPrefix()
 	if err != nil || prefix == nil {
 		return time.Time{}, err
 	}
@@ -58,7 +31,7 @@ func (r *Replica) resealKeys(ctx context.Context, places []sinks.Place) (time.Ti
 	}
 	next := time.Now()
 	if after == nil {
-		next = next.Add(resealEvery)
+		next = next.Add(ledger.ResealEvery)
 	}
 	r.mu.Lock()
 	r.resealAt, r.resealAfter = next, after
@@ -75,7 +48,7 @@ func (r *Replica) resealBatch(ctx context.Context, places []sinks.Place, prefix,
 		}
 		rows, err := tx.Query(ctx, r.ledger.sql(`
 			SELECT ref, sealed_key FROM {s}.subject WHERE part = ANY ($1) AND ref > $2 AND substring(sealed_key FOR 5) <> $3
-			ORDER BY ref LIMIT $4`), partsOf(places), after, prefix, resealLimit)
+			ORDER BY ref LIMIT $4`), ledger.PartsOf(places), after, prefix, ledger.ResealLimit)
 		if err != nil {
 			return err
 		}
@@ -86,14 +59,12 @@ func (r *Replica) resealBatch(ctx context.Context, places []sinks.Place, prefix,
 		}
 		var refs, sealed [][]byte
 		for _, x := range list {
-			plain, err := r.opts.Seal.Open(x.Sealed, x.Ref)
-			if err != nil {
-				continue
-			}
-			again, err := r.opts.Seal.AppendSeal(nil, plain, x.Ref)
-			clear(plain)
+			again, ok, err := r.core.Reseal(x.Ref, x.Sealed)
 			if err != nil {
 				return err
+			}
+			if !ok {
+				continue
 			}
 			refs, sealed = append(refs, x.Ref), append(sealed, again)
 		}
@@ -102,7 +73,7 @@ func (r *Replica) resealBatch(ctx context.Context, places []sinks.Place, prefix,
 		}
 		_, err = tx.Exec(ctx, r.ledger.sql(`
 			UPDATE {s}.subject s SET sealed_key = w.sealed FROM unnest($1::bytea[], $2::bytea[]) w(ref, sealed) WHERE s.ref = w.ref`), refs, sealed)
-		if len(list) == resealLimit {
+		if len(list) == ledger.ResealLimit {
 			last = list[len(list)-1].Ref
 		}
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"lethe/config"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // SetupOptions are what Setup needs. All are required except the roles.
@@ -33,12 +34,12 @@ const witnessTable = "lethe_witness"
 // Setup makes or migrates the ledger tables and the witness tables, grants the run role what it needs on them, and
 // activates the mapping. conn is a login of the owner; everything happens in one transaction, and doing it again changes
 // nothing. Faults of the mapping come back as findings: then nothing has been changed.
-func Setup(ctx context.Context, conn *pgx.Conn, o SetupOptions) ([]Finding, error) {
+func Setup(ctx context.Context, conn *pgx.Conn, o SetupOptions) ([]ledger.Finding, error) {
 	const op = "setting up replica"
 	if o.Name == "" || o.Source == "" || o.Config == nil {
 		return nil, errors.New("setting up replica: name, source and config are required")
 	}
-	l := ledger{schema: ledgerSchema(o.Config)}
+	l := ledgerTables{schema: ledgerSchema(o.Config)}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return nil, classify(op, err)
@@ -48,7 +49,7 @@ func Setup(ctx context.Context, conn *pgx.Conn, o SetupOptions) ([]Finding, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := errorOf(o.Name, findings); err != nil {
+	if err := ledger.ErrorOf(o.Name, findings); err != nil {
 		return findings, err
 	}
 	if err := l.migrate(ctx, tx, o); err != nil {
@@ -67,7 +68,7 @@ func Setup(ctx context.Context, conn *pgx.Conn, o SetupOptions) ([]Finding, erro
 }
 
 // migrate runs the migrations that are missing. The lock keeps two setups apart.
-func (l ledger) migrate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
+func (l ledgerTables) migrate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('lethe setup'), hashtext($1))`, l.schema); err != nil {
 		return err
 	}
@@ -78,42 +79,42 @@ func (l ledger) migrate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	}
 	version := 0
 	if present {
-		text, _, err := l.readMeta(ctx, tx, metaSchemaVersion)
+		text, _, err := l.readMeta(ctx, tx, ledger.MetaSchemaVersion)
 		if err != nil {
 			return err
 		}
-		if version, err = strconv.Atoi(text); err != nil || version > schemaVersion {
+		if version, err = strconv.Atoi(text); err != nil || version > ledger.SchemaVersion {
 			return &sinks.Error{
 				Class: sinks.Permanent, Op: "migrating ledger tables", Code: "ledger_newer",
 				Hint: "a newer Lethe has migrated these tables: set up with that version",
 			}
 		}
 	}
-	for ; version < schemaVersion; version++ {
+	for ; version < ledger.SchemaVersion; version++ {
 		// The simple protocol takes several statements at once.
 		if _, err := tx.Conn().PgConn().Exec(ctx, l.sql(migrations[version])).ReadAll(); err != nil {
 			return err
 		}
 	}
 	for _, kv := range [][2]string{
-		{metaSchemaVersion, strconv.Itoa(schemaVersion)},
-		{metaReplica, o.Name},
-		{metaSource, o.Source},
-		{metaWitness, "0"},
-		{metaFolded, foldedUnder(o.Config, o.Digest)},
+		{ledger.MetaSchemaVersion, strconv.Itoa(ledger.SchemaVersion)},
+		{ledger.MetaReplica, o.Name},
+		{ledger.MetaSource, o.Source},
+		{ledger.MetaWitness, "0"},
+		{ledger.MetaFolded, ledger.FoldedUnder(o.Config, o.Digest)},
 	} {
 		_, err := tx.Exec(ctx, l.sql(`INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO NOTHING`), kv[0], kv[1])
 		if err != nil {
 			return err
 		}
 	}
-	_, err = tx.Exec(ctx, l.sql(`UPDATE {s}.meta SET v = $2 WHERE k = $1`), metaSchemaVersion, strconv.Itoa(schemaVersion))
+	_, err = tx.Exec(ctx, l.sql(`UPDATE {s}.meta SET v = $2 WHERE k = $1`), ledger.MetaSchemaVersion, strconv.Itoa(ledger.SchemaVersion))
 	return err
 }
 
 // witnesses makes the witness tables and their rows. A row that is there keeps its number: after a partial restore it is
 // the evidence.
-func (l ledger) witnesses(ctx context.Context, tx pgx.Tx, m *Mapping, o SetupOptions) error {
+func (l ledgerTables) witnesses(ctx context.Context, tx pgx.Tx, m *Mapping, o SetupOptions) error {
 	for _, schema := range m.schemas() {
 		name := pgx.Identifier{schema, witnessTable}.Sanitize()
 		statements := []string{
@@ -128,7 +129,7 @@ func (l ledger) witnesses(ctx context.Context, tx pgx.Tx, m *Mapping, o SetupOpt
 			}
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO `+name+` (replica, n) VALUES ($1,
-			(SELECT v::bigint FROM `+quote(l.schema)+`.meta WHERE k = '`+metaWitness+`')) ON CONFLICT DO NOTHING`, o.Name)
+			(SELECT v::bigint FROM `+quote(l.schema)+`.meta WHERE k = '`+ledger.MetaWitness+`')) ON CONFLICT DO NOTHING`, o.Name)
 		if err != nil {
 			return err
 		}
@@ -142,7 +143,7 @@ func (m *Mapping) schemas() []string {
 	for _, t := range m.tables {
 		seen[t.schema] = true
 	}
-	return sortedKeys(seen)
+	return ledger.SortedKeys(seen)
 }
 
 // witnessTables lists the witness tables of all mapped schemas, quoted.
@@ -171,7 +172,7 @@ var runPrivileges = [][2]string{
 }
 
 // grant gives the run role data privileges, never DDL.
-func (l ledger) grant(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
+func (l ledgerTables) grant(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	var statements []string
 	if o.RunRole != "" {
 		role := quote(o.RunRole)
@@ -193,8 +194,8 @@ func (l ledger) grant(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 }
 
 // activate makes the mapping the active one. Workers of another mapping stop at their next batch.
-func (l ledger) activate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
-	for _, m := range []struct{ key, want string }{{metaReplica, o.Name}, {metaSource, o.Source}} {
+func (l ledgerTables) activate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
+	for _, m := range []struct{ key, want string }{{ledger.MetaReplica, o.Name}, {ledger.MetaSource, o.Source}} {
 		have, _, err := l.readMeta(ctx, tx, m.key)
 		if err != nil {
 			return err
@@ -208,25 +209,25 @@ func (l ledger) activate(ctx context.Context, tx pgx.Tx, o SetupOptions) error {
 	}
 	_, err := tx.Exec(ctx, l.sql(`
 		INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET v = excluded.v`),
-		metaDigest, hex.EncodeToString(o.Digest[:]))
+		ledger.MetaDigest, hex.EncodeToString(o.Digest[:]))
 	return err
 }
 
 // UninstallSQL returns the statements that remove everything Setup made, for the owner to read and run.
 func UninstallSQL(cfg *config.Replica) string {
-	l := ledger{schema: ledgerSchema(cfg)}
+	l := ledgerTables{schema: ledgerSchema(cfg)}
 	var b strings.Builder
 	b.WriteString("-- These tables are the proof that people were erased: export the receipts first.\n")
 	b.WriteString(l.sql("DROP SCHEMA {s} CASCADE;\n"))
 	schemas := map[string]bool{}
-	for _, name := range tableNames(cfg) {
+	for _, name := range ledger.TableNames(cfg) {
 		schema := "public"
 		if s, _, ok := strings.Cut(name, "."); ok {
 			schema = s
 		}
 		schemas[schema] = true
 	}
-	for _, s := range sortedKeys(schemas) {
+	for _, s := range ledger.SortedKeys(schemas) {
 		b.WriteString("DROP TABLE IF EXISTS " + pgx.Identifier{s, witnessTable}.Sanitize() + ";\n")
 	}
 	return b.String()

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"lethe/sinks/ledger"
 )
 
 // statement gathers SQL and its parameters. Identifiers come from the catalog, quoted; everything else is a parameter.
@@ -39,7 +41,7 @@ func (s *statement) value(a *assignment, row, key string) string {
 
 // who adds the subjects that a statement speaks of: `unnest(…) AS v(i, k1, …)`, i being the place in list and k1… the
 // parts of the CRM key as text. extra adds columns, each with the array's SQL type.
-func (s *statement) who(m *Mapping, list []*subject, extra ...whoColumn) string {
+func (s *statement) who(m *Mapping, list []*ledger.Subject, extra ...whoColumn) string {
 	places := make(pgtype.FlatArray[int32], len(list))
 	for i := range list {
 		places[i] = int32(i)
@@ -49,7 +51,7 @@ func (s *statement) who(m *Mapping, list []*subject, extra ...whoColumn) string 
 	for k := range m.crm {
 		parts := make(textArray, len(list))
 		for i, x := range list {
-			parts[i] = x.key[k]
+			parts[i] = x.Key[k]
 		}
 		arrays = append(arrays, s.arg(parts)+"::text[]")
 		names = append(names, "k"+strconv.Itoa(k+1))

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,21 +10,20 @@ import (
 
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // queueAll queues everything that a unit leaves in the ledger tables.
 func (u *unit) queueAll(b *pgx.Batch) error {
-	if err := u.r.queueSubjects(b, u.set.list); err != nil {
+	if err := u.r.queueSubjects(b, u.Set.List); err != nil {
 		return err
 	}
-	u.r.queueFacts(b, u.set.list)
+	u.r.queueFacts(b, u.Set.List)
 	if err := u.queueCases(b); err != nil {
 		return err
 	}
 	u.queueReadback(b)
-	for i := range u.results {
-		u.queueSingle(b, &u.results[i])
-	}
+	u.queueSingles(b)
 	return u.queueReceipts(b)
 }
 
@@ -45,16 +43,16 @@ func (t *subjectRows) grow(n int) {
 }
 
 // add appends one row; n is how many there may be.
-func (t *subjectRows) add(s *subject, key []byte, n int) {
+func (t *subjectRows) add(s *ledger.Subject, key []byte, n int) {
 	if t.refs == nil {
 		t.grow(n)
 	}
-	t.refs, t.parts, t.sealed = append(t.refs, s.ref[:]), append(t.parts, s.part), append(t.sealed, key)
-	t.states, t.erased = append(t.states, s.state), append(t.erased, s.erasedOrder)
-	t.blocked = append(t.blocked, textOrNull(s.blocked))
-	t.unmatched = append(t.unmatched, timeOrNull(s.unmatchedSince))
-	t.recheck = append(t.recheck, timeOrNull(s.recheckAt))
-	t.nxt = append(t.nxt, timeOrNull(s.nextChange))
+	t.refs, t.parts, t.sealed = append(t.refs, s.Ref[:]), append(t.parts, s.Part), append(t.sealed, key)
+	t.states, t.erased = append(t.states, s.State), append(t.erased, s.ErasedOrder)
+	t.blocked = append(t.blocked, textOrNull(s.Blocked))
+	t.unmatched = append(t.unmatched, timeOrNull(s.UnmatchedSince))
+	t.recheck = append(t.recheck, timeOrNull(s.RecheckAt))
+	t.nxt = append(t.nxt, timeOrNull(s.NextChange))
 }
 
 // queue queues one statement for all rows; arrays is what it calls them.
@@ -72,24 +70,17 @@ const subjectArrays = `unnest($1::bytea[], $2::int[], $3::bytea[], $4::text[], $
 // queueSubjects writes the rows of subjects that are new or have changed. An existing sealed key stays: rotation renews
 // it, not every event. Whether a row exists is known, because the row of its partition has been ours since it was read;
 // so nothing is upserted, which would cost half as much again.
-func (r *Replica) queueSubjects(b *pgx.Batch, list []*subject) error {
+func (r *Replica) queueSubjects(b *pgx.Batch, list []*ledger.Subject) error {
 	var inserts, updates subjectRows
 	for _, s := range list {
-		if !s.dirty {
+		if !s.Dirty {
 			continue
 		}
-		var key []byte
-		if s.key != nil && len(s.sealed) == 0 {
-			canonical := make([][]byte, len(s.key))
-			for i, p := range s.key {
-				canonical[i] = []byte(p)
-			}
-			var err error
-			if key, err = r.sealKey(s.ref[:], schema.CanonicalKey(nil, canonical...)); err != nil {
-				return err
-			}
+		key, err := r.core.NewKey(s)
+		if err != nil {
+			return err
 		}
-		if s.known {
+		if s.Known {
 			updates.add(s, key, len(list))
 		} else {
 			inserts.add(s, key, len(list))
@@ -123,12 +114,12 @@ func (t *factRows) grow(n int) {
 }
 
 // add appends one row; n is about how many there will be.
-func (t *factRows) add(s *subject, f *sinks.Fact, n int) {
+func (t *factRows) add(s *ledger.Subject, f *sinks.Fact, n int) {
 	if t.refs == nil {
 		t.grow(n)
 	}
-	t.refs, t.scopes, t.states = append(t.refs, s.ref[:]), append(t.scopes, f.Scope), append(t.states, string(f.State))
-	t.contacts, t.orders, t.events = append(t.contacts, contactBytes(f)), append(t.orders, f.Order[:]), append(t.events, f.EventID[:])
+	t.refs, t.scopes, t.states = append(t.refs, s.Ref[:]), append(t.scopes, f.Scope), append(t.states, string(f.State))
+	t.contacts, t.orders, t.events = append(t.contacts, ledger.ContactBytes(f)), append(t.orders, f.Order[:]), append(t.events, f.EventID[:])
 	t.asOf, t.until = append(t.asOf, timeOrNull(f.AsOf)), append(t.until, timeOrNull(f.ValidUntil))
 }
 
@@ -153,15 +144,15 @@ const factArrays = `unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5
 // queueFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
 // were read, because the row of their partition is ours. That also holds them in their place: a row is found again by its
 // ctid, and a VACUUM FULL waits for this transaction.
-func (r *Replica) queueFacts(b *pgx.Batch, list []*subject) {
+func (r *Replica) queueFacts(b *pgx.Batch, list []*ledger.Subject) {
 	var inserts, updates factRows
 	for _, s := range list {
-		for _, i := range s.fresh {
-			if i < len(s.stored) {
-				updates.add(s, &s.facts[i], len(list))
-				updates.places = append(updates.places, s.stored[i])
+		for _, i := range s.Fresh {
+			if i < len(s.Stored) {
+				updates.add(s, &s.Facts[i], len(list))
+				updates.places = append(updates.places, tidOf(s.Stored[i]))
 			} else {
-				inserts.add(s, &s.facts[i], len(list))
+				inserts.add(s, &s.Facts[i], len(list))
 			}
 		}
 	}
@@ -177,37 +168,21 @@ func (r *Replica) queueFacts(b *pgx.Batch, list []*subject) {
 			WHERE f.ctid = v.place AND f.ref = v.ref AND f.scope = v.scope AND f.contact_ref = v.contact_ref`),
 			append(updates.columns(), updates.places)...).Exec(func(tag pgconn.CommandTag) error {
 			if tag.RowsAffected() != int64(n) {
-				return &sinks.Error{
-					Class: sinks.Transient, Op: "writing facts", Code: "facts_moved", Hint: "does anybody but Lethe write into its tables?",
-				}
+				return ledger.ErrFactsMoved()
 			}
 			return nil
 		})
 	}
 }
 
-var noContact = []byte{}
-
-// contactBytes is the contact as stored: the empty string for none.
-func contactBytes(f *sinks.Fact) []byte {
-	if f.Contact.IsZero() {
-		return noContact
-	}
-	return f.Contact[:]
-}
-
 // queueCases opens lethe.pending for new erasures. The time at which phase 2 is due is the replica's, not ours.
 func (u *unit) queueCases(b *pgx.Batch) error {
-	for _, x := range u.cases {
-		s, body := x.subject, x.event.Body.(*schema.SubjectErasure)
-		undo, err := encodeUndo(s.effect.undo)
-		if err != nil {
-			return fmt.Errorf("encoding undo: %w", err)
-		}
-		wait := waitCoolOff
-		if body.Phase2 == schema.Phase2OnDecision {
-			wait = waitDecision
-		}
+	rows, err := u.PendingRows()
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		p := &rows[i]
 		b.Queue(u.r.ledger.sql(`
 			INSERT INTO {s}.pending AS p (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed,
 				committed_at, config_digest, due_at, undo)
@@ -218,9 +193,8 @@ func (u *unit) queueCases(b *pgx.Batch) error {
 				config_digest = excluded.config_digest, opened_at = now(), suppressed_at = now(), due_at = excluded.due_at,
 				applied_at = NULL, verified_at = NULL, undo = excluded.undo, work = NULL, attempts = 0, error_code = NULL,
 				mapping_digest = NULL`),
-			s.ref[:], x.event.CaseID[:], x.event.EventID[:], s.part, wait, x.event.Kind == schema.KindSnapshot,
-			textOrNull(x.event.RunID), s.effect.matched, u.r.cfg.Mode == modeObserve, x.event.CommittedAt,
-			x.event.ConfigDigest[:], u.r.cfg.Erase.CoolOff.Seconds(), jsonOrNull(undo))
+			p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, p.Wait, p.Snapshot, textOrNull(p.RunID), p.Matched, p.Observed, p.CommittedAt,
+			p.ConfigDigest[:], p.CoolOff.Seconds(), jsonOrNull(p.Undo))
 	}
 	return nil
 }
@@ -228,54 +202,31 @@ func (u *unit) queueCases(b *pgx.Batch) error {
 // queueReadback leaves the objections and restrictions that took effect to verification; those of a subject without a
 // row wait for it.
 func (u *unit) queueReadback(b *pgx.Batch) {
-	for _, x := range u.readback {
-		due := "now"
-		switch x.outcome {
-		case outcomeApplied, outcomeUnchanged:
-		case outcomeNoMatch:
-			due = "infinity"
-		default:
-			continue
-		}
+	for _, row := range u.ReadbackRows() {
 		b.Queue(u.r.ledger.sql(`
 			INSERT INTO {s}.readback (event_id, ref, part, kind, committed_at, config_digest, due_at)
-			VALUES ($1, $2, $3, $4, $5, $6, CASE $7 WHEN 'now' THEN now() ELSE 'infinity' END) ON CONFLICT DO NOTHING`),
-			x.event.EventID[:], x.subject.ref[:], x.subject.part, x.event.Body.Type().String(), x.event.CommittedAt,
-			x.event.ConfigDigest[:], due)
+			VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN now() ELSE 'infinity' END) ON CONFLICT DO NOTHING`),
+			row.EventID[:], row.Ref[:], row.Part, row.Kind, row.CommittedAt, row.ConfigDigest[:], row.Due)
 	}
 }
 
-// queueSingle writes what few records leave: decisions, gaps and records parked behind another.
-func (u *unit) queueSingle(b *pgx.Batch, x *result) {
-	l, part := u.r.ledger, x.record.Partition
-	if x.outcome == outcomeParked {
+// queueSingles writes what few records leave: decisions, gaps and records parked behind another.
+func (u *unit) queueSingles(b *pgx.Batch) {
+	l := u.r.ledger
+	u.Singles(func(p ledger.ParkedRow) {
 		b.Queue(l.sql(`
 			INSERT INTO {s}.parked (part, off, ref, event_id, bytes, error_code) VALUES ($1, $2, $3, $4, $5, $6)
 			ON CONFLICT DO NOTHING`),
-			part, x.record.Offset, x.subject.ref[:], x.event.EventID[:], x.record.Value, codeBlocked)
-		return
-	}
-	switch body := x.event.Body.(type) {
-	case *schema.CaseDecision: // stored_at is their order, within a batch too: the last word of an operator holds
-		if body.Replica != "" && body.Replica != u.r.opts.Name {
-			return
-		}
-		checks := body.Checks
-		if checks == nil {
-			checks = []string{}
-		}
+			p.Part, p.Offset, p.Ref[:], p.EventID[:], p.Bytes, p.Code)
+	}, func(d ledger.DecisionRow) { // stored_at is their order, within a batch too: the last word of an operator holds
 		b.Queue(l.sql(`
 			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp()) ON CONFLICT DO NOTHING`),
-			x.event.EventID[:], u.r.ref(x.event.SubjectRef), x.event.CaseID[:], part, body.Decision.String(), body.Reason,
-			checks, body.DecidedBy, timeOrNull(body.DecidedAt))
-	case *schema.Gap:
-		u.queueGap(b, part, body)
-	}
+			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, d.Checks, d.DecidedBy, timeOrNull(d.DecidedAt))
+	}, func(g ledger.GapRow) { u.queueGap(b, g.Part, g.Gap) })
 }
 
-// queueGap opens or closes a gap for one partition: it is open for the replica until every partition has seen it closed.
-// A close that comes without its open, because the topic no longer holds it, leaves a closed row.
+// queueGap opens or closes a gap for one partition; see ledger.GapRow.
 func (u *unit) queueGap(b *pgx.Batch, part int32, g *schema.Gap) {
 	statement := `
 		INSERT INTO {s}.gap (gap_id, part, cause, from_order, to_order) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`

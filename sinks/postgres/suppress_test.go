@@ -5,6 +5,8 @@ import (
 
 	"lethe/config"
 	"lethe/schema"
+
+	"lethe/sinks/ledger"
 )
 
 // A person who is on the do-not-contact list for another reason already is erased like everybody else.
@@ -68,7 +70,7 @@ func TestDocumentsAreCompared(t *testing.T) {
 func TestLostCRMKeyIsNoProof(t *testing.T) {
 	w := newWorld(t, 15, erasing)
 	w.exec(`ALTER TABLE contact ALTER COLUMN crm_id DROP NOT NULL`)
-	w.cfg.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"crm_id": value(kindNull), "email": value(kindNull), "firstname": value(kindNull)}}
+	w.cfg.Erase.Tables["contact"] = &config.EraseTable{Set: map[string]config.Value{"crm_id": value(ledger.KindNull), "email": value(ledger.KindNull), "firstname": value(ledger.KindNull)}}
 	w.setup()
 	w.r = w.replica()
 	w.assign()

@@ -2,23 +2,12 @@ package postgres
 
 import (
 	"context"
-	"regexp"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-)
 
-// looksPersonal recognises column names that usually hold what names, reaches or describes a person. It reads names
-// only, in English and French; it is meant to find what a mapping forgot, so it would rather name one too many: a column
-// that is harmless is mapped with what it should become, or kept out of the table.
-var looksPersonal = regexp.MustCompile(`(?i)(^|_)(` +
-	`(first|last|full|middle|given|family|maiden|birth|nick|display|holder|user|contact)_?names?|names?|surname|prenom|nom|` +
-	`e?_?mails?|courriel|phones?|tel|telephone|mobile|fax|` +
-	`addr(ess)?[0-9]*|adresse|address_?line[0-9]*|line_?[0-9]|street|rue|zip|zip_?code|post_?code|postal_?code|code_?postal|` +
-	`birth(day|date|_date|_year)?|dob|date_naissance|` +
-	`iban|bic|card_?number|pan|account_?number|ssn|national_?id|nir|passport|tax_?id|` +
-	`gender|sexe|ip|ip_?addr(ess)?|login|comments?|notes?_?text|free_?text|remarks?` +
-	`)(_|[0-9]*$|$)`)
+	"lethe/sinks/ledger"
+)
 
 // personalTypes are the type categories that can hold such a value: text, number, date, network address, user-defined
 // (json, citext) and array.
@@ -51,7 +40,7 @@ func unmappedColumns(ctx context.Context, q querier, m *Mapping, ledgerSchema st
 	var out []string
 	for _, t := range tables {
 		for _, c := range t.columns {
-			if looksPersonal.MatchString(c.name) && slices.Contains([]byte(personalTypes), c.category) && !m.handles(t, c) {
+			if ledger.LooksPersonal(c.name) && slices.Contains([]byte(personalTypes), c.category) && !m.handles(t, c) {
 				out = append(out, t.label()+"."+c.name)
 			}
 		}

@@ -2,27 +2,16 @@ package postgres
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/config"
 	"lethe/internal/crashpoint"
 	"lethe/schema"
 	"lethe/sinks"
-)
-
-const (
-	// verifyLimit is how many cases one read-back covers.
-	verifyLimit = 100
-	// gapRecheck and unmappedRecheck are how soon a case is looked at again that only a person can bring further.
-	gapRecheck      = time.Minute
-	unmappedRecheck = time.Hour
-
-	verifyMethod = "columns+audience"
+	"lethe/sinks/ledger"
 )
 
 // verifyErased reads back what phase 2 has done, on another connection, and calls a case verified when nothing is left:
@@ -30,7 +19,7 @@ const (
 func (r *Replica) verifyErased(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	const op = "verifying erasures"
 	cases, err := collectCases(ctx, r.opts.Pool, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p
-		WHERE part = ANY ($1) AND state = 'applied' AND due_at <= now() ORDER BY due_at, ref LIMIT $2`), partsOf(places), verifyLimit)
+		WHERE part = ANY ($1) AND state = 'applied' AND due_at <= now() ORDER BY due_at, ref LIMIT $2`), ledger.PartsOf(places), ledger.VerifyLimit)
 	if err != nil {
 		return time.Time{}, classify(op, err)
 	}
@@ -46,12 +35,12 @@ func (r *Replica) verifyErased(ctx context.Context, places []sinks.Place) (time.
 			}
 			return r.conclude(ctx, tx, cases, remaining, at)
 		})
-		if err != nil || len(cases) == verifyLimit {
+		if err != nil || len(cases) == ledger.VerifyLimit {
 			return time.Now(), err
 		}
 	}
 	return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending
-		WHERE part = ANY ($1) AND state = 'applied'`, partsOf(places))
+		WHERE part = ANY ($1) AND state = 'applied'`, ledger.PartsOf(places))
 }
 
 // readTx runs fn in a read-only snapshot on the verification pool.
@@ -68,7 +57,7 @@ func (r *Replica) readTx(ctx context.Context, op string, fn func(tx pgx.Tx) erro
 }
 
 // readBack counts, for each case, the values that can still be read.
-func (r *Replica) readBack(ctx context.Context, cases []*openedCase) (remaining []int64, at time.Time, err error) {
+func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (remaining []int64, at time.Time, err error) {
 	m, err := r.compiledAnew(ctx)
 	if err != nil {
 		return nil, at, err
@@ -83,15 +72,15 @@ func (r *Replica) readBack(ctx context.Context, cases []*openedCase) (remaining 
 		if err := tx.QueryRow(ctx, "SELECT now()").Scan(&at); err != nil {
 			return err
 		}
-		place := make(map[*subject]int, len(cases))
+		place := make(map[*ledger.Subject]int, len(cases))
 		persons := &personKeys{}
 		for i, c := range cases {
-			place[c.subject] = i
-			for _, p := range c.work.Persons {
+			place[c.Subject] = i
+			for _, p := range c.Work.Persons {
 				persons.add(i, p)
 			}
 		}
-		if err := m.addPersons(ctx, tx, set.list, persons, func(s *subject) int { return place[s] }); err != nil {
+		if err := m.addPersons(ctx, tx, set.List, persons, func(s *ledger.Subject) int { return place[s] }); err != nil {
 			return err
 		}
 		b := &pgx.Batch{}
@@ -132,8 +121,8 @@ func (p *personKeys) from(s *statement) string {
 }
 
 // addPersons looks up the persons that the subjects' CRM keys lead to now: a row that came back counts too.
-func (m *Mapping) addPersons(ctx context.Context, tx pgx.Tx, list []*subject, into *personKeys, place func(*subject) int) error {
-	return m.eachPerson(ctx, tx, list, "", func(s *subject, key string) { into.add(place(s), key) })
+func (m *Mapping) addPersons(ctx context.Context, tx pgx.Tx, list []*ledger.Subject, into *personKeys, place func(*ledger.Subject) int) error {
+	return m.eachPerson(ctx, tx, list, "", func(s *ledger.Subject, key string) { into.add(place(s), key) })
 }
 
 // owns returns the condition that a row of a table (alias t) belongs to a person of w.
@@ -180,7 +169,7 @@ func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *person
 }
 
 // queueReadHeld notes rows that are held instead of erased, and until when: what is called verified names them.
-func (m *Mapping) queueReadHeld(b *pgx.Batch, step *eraseStep, persons *personKeys, cases []*openedCase) {
+func (m *Mapping) queueReadHeld(b *pgx.Batch, step *eraseStep, persons *personKeys, cases []*ledger.OpenedCase) {
 	if !step.hold {
 		return
 	}
@@ -195,7 +184,7 @@ func (m *Mapping) queueReadHeld(b *pgx.Batch, step *eraseStep, persons *personKe
 			if err := rows.Scan(&i, &last); err != nil {
 				return err
 			}
-			cases[i].held = append(cases[i].held, schema.Residual{Kind: actionHold + ":" + step.table.label(), Until: step.keep.After(last.UTC())})
+			cases[i].Held = append(cases[i].Held, schema.Residual{Kind: ledger.ActionHold + ":" + step.table.label(), Until: step.keep.After(last.UTC())})
 		}
 		return rows.Err()
 	})
@@ -209,11 +198,11 @@ func (s *statement) unequal(set []assignment) string {
 		a := &set[k]
 		col := "t." + a.column.sql()
 		switch a.kind {
-		case kindToken:
+		case ledger.KindToken:
 			pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, "{random}", "%").Replace(a.args[0].(string))
 			parts = append(parts, "("+col+" IS NULL OR "+col+"::text NOT LIKE "+s.arg(pattern)+")")
-		case kindNow:
-		case kindKey:
+		case ledger.KindNow:
+		case ledger.KindKey:
 			parts = append(parts, col+" IS DISTINCT FROM "+s.value(a, "t", "w.k"))
 		case "json":
 			parts = append(parts, col+"::jsonb IS DISTINCT FROM ("+s.value(a, "t", "NULL")+")::jsonb")
@@ -277,7 +266,7 @@ func (m *Mapping) queueReadClosed(b *pgx.Batch, ft *foldTable, persons *personKe
 	var open []string
 	for k := range ft.columns {
 		c := &ft.columns[k]
-		if c.kind != kindPermitted && c.kind != kindReconsentDue || erased[c.column.name] {
+		if c.Kind != ledger.KindPermitted && c.Kind != ledger.KindReconsentDue || erased[c.column.name] {
 			continue
 		}
 		op := " = true"
@@ -308,7 +297,7 @@ func (m *Mapping) queueReadAudience(b *pgx.Batch, persons *personKeys, remaining
 }
 
 // conclude writes what the read-back means for each case.
-func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*openedCase, remaining []int64, at time.Time) error {
+func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.OpenedCase, remaining []int64, at time.Time) error {
 	m, err := r.compiled(ctx)
 	if err != nil {
 		return err
@@ -319,7 +308,7 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*openedCase, 
 	}
 	// The owner of other partitions may have seen a restore since and opened all cases again, without the rows of ours: what
 	// was read back before that proves nothing.
-	rows, err := tx.Query(ctx, r.ledger.sql(`SELECT ref FROM {s}.pending WHERE ref = ANY ($1) AND state = 'applied' FOR UPDATE`), refsOf(cases))
+	rows, err := tx.Query(ctx, r.ledger.sql(`SELECT ref FROM {s}.pending WHERE ref = ANY ($1) AND state = 'applied' FOR UPDATE`), ledger.RefsOf(cases))
 	if err != nil {
 		return err
 	}
@@ -327,54 +316,42 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*openedCase, 
 	if err != nil {
 		return err
 	}
-	still := make(map[refKey]bool, len(refs))
+	still := make(map[ledger.Ref]bool, len(refs))
 	for _, ref := range refs {
-		still[refKey(ref)] = true
+		still[ledger.Ref(ref)] = true
 	}
 	b := &pgx.Batch{}
-	var done []*openedCase
+	var done []*ledger.OpenedCase
 	for i, c := range cases {
 		switch {
-		case !still[c.ref]:
+		case !still[c.Ref]:
 		case remaining[i] > 0:
-			if err := r.failAttempt(ctx, tx, c, reasonResidual); err != nil {
+			if err := r.failAttempt(ctx, tx, c, ledger.ReasonResidual); err != nil {
 				return err
 			}
 		case len(gaps) > 0:
-			r.queuePostpone(b, c, waitGap, reasonGap, gapRecheck)
+			r.queuePostpone(b, c, ledger.WaitGap, ledger.ReasonGap, ledger.GapRecheck)
 		case len(m.Unmapped) > 0:
-			r.queuePostpone(b, c, waitNone, reasonUnmapped, unmappedRecheck)
+			r.queuePostpone(b, c, ledger.WaitNone, ledger.ReasonUnmapped, ledger.UnmappedRecheck)
 		default:
 			done = append(done, c)
 		}
 	}
 	for _, c := range done {
-		rc := r.caseReceipt(c, schema.ReceiptVerified, c.attempts, "", nil, at)
-		rc.Evidence, rc.Residuals = schema.EvidenceReadBack, append(residuals(r.cfg, at), c.held...)
-		rc.Verification = &schema.Verification{Method: verifyMethod, At: at}
-		if err := r.queueReceipt(b, rc); err != nil {
+		if err := r.queueReceipt(b, r.core.VerifiedReceipt(c, at)); err != nil {
 			return err
 		}
 	}
 	if len(done) > 0 {
 		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET state = 'verified', wait = 'none', verified_at = now(), work = NULL, due_at = NULL,
-			error_code = NULL WHERE ref = ANY ($1)`), refsOf(done))
-		b.Queue(r.ledger.sql(`DELETE FROM {s}.fact WHERE ref = ANY ($1)`), refsOf(done))
-		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), refsOf(done))
+			error_code = NULL WHERE ref = ANY ($1)`), ledger.RefsOf(done))
+		b.Queue(r.ledger.sql(`DELETE FROM {s}.fact WHERE ref = ANY ($1)`), ledger.RefsOf(done))
+		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), ledger.RefsOf(done))
 	}
 	return send(ctx, tx, b)
 }
 
-func (r *Replica) queuePostpone(b *pgx.Batch, c *openedCase, wait, code string, pause time.Duration) {
+func (r *Replica) queuePostpone(b *pgx.Batch, c *ledger.OpenedCase, wait, code string, pause time.Duration) {
 	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = $2, error_code = $3, due_at = now() + make_interval(secs => $4) WHERE ref = $1`),
-		c.ref[:], wait, code, pause.Seconds())
-}
-
-// residuals says where bytes of what was erased at a time may still lie, and until when.
-func residuals(cfg *config.Replica, at time.Time) []schema.Residual {
-	var out []schema.Residual
-	for _, kind := range slices.Sorted(maps.Keys(cfg.Residuals)) {
-		out = append(out, schema.Residual{Kind: kind, Until: cfg.Residuals[kind].After(at)})
-	}
-	return out
+		c.Ref[:], wait, code, pause.Seconds())
 }

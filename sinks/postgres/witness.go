@@ -8,19 +8,17 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"lethe/sinks"
+	"lethe/sinks/ledger"
 )
 
 // queueWitness raises the witness rows with lethe.meta, in the transaction of phase 2: a schema that is restored from a
 // backup without the others then shows another number.
 func (r *Replica) queueWitness(b *pgx.Batch, m *Mapping) {
-	b.Queue(r.ledger.sql(`UPDATE {s}.meta SET v = (v::bigint + 1)::text WHERE k = $1`), metaWitness)
+	b.Queue(r.ledger.sql(`UPDATE {s}.meta SET v = (v::bigint + 1)::text WHERE k = $1`), ledger.MetaWitness)
 	for _, name := range m.witnessTables() {
 		b.Queue(`UPDATE `+name+` SET n = n + 1 WHERE replica = $1`, r.opts.Name)
 	}
 }
-
-// witnessEvery is how often the witnesses are compared; it is one small query.
-const witnessEvery = 10 * time.Second
 
 // checkWitness notices a partial restore: a mapped schema whose witness is not lethe.meta's comes from a backup, and may
 // hold people who were erased since. Everything that this replica ever did is then done again: erased subjects go back to
@@ -30,7 +28,7 @@ func (r *Replica) checkWitness(ctx context.Context, places []sinks.Place) (time.
 	if err != nil {
 		return time.Time{}, err
 	}
-	next := time.Now().Add(witnessEvery)
+	next := time.Now().Add(ledger.WitnessEvery)
 	tables := m.witnessTables()
 	parts := make([]string, len(tables))
 	for i, name := range tables {
@@ -40,7 +38,7 @@ func (r *Replica) checkWitness(ctx context.Context, places []sinks.Place) (time.
 	var rows int
 	err = r.opts.Pool.QueryRow(ctx, r.ledger.sql(`
 		SELECT count(*), coalesce(bool_or(n IS DISTINCT FROM (SELECT v::bigint FROM {s}.meta WHERE k = $2)), false)
-		FROM (`+strings.Join(parts, " UNION ALL ")+`) w(n)`), r.opts.Name, metaWitness).Scan(&rows, &differs)
+		FROM (`+strings.Join(parts, " UNION ALL ")+`) w(n)`), r.opts.Name, ledger.MetaWitness).Scan(&rows, &differs)
 	switch {
 	case err != nil:
 		return next, classify("comparing witnesses", err)
@@ -78,7 +76,7 @@ func (r *Replica) reapply(ctx context.Context, places []sinks.Place, tables []st
 		b.Queue(r.ledger.sql(`
 			UPDATE {s}.pending SET matched = false WHERE state = 'suppressed' AND applied_at IS NULL AND NOT observed`))
 		for _, name := range tables {
-			b.Queue(r.ledger.sql(`UPDATE `+name+` SET n = (SELECT v::bigint FROM {s}.meta WHERE k = $2) WHERE replica = $1`), r.opts.Name, metaWitness)
+			b.Queue(r.ledger.sql(`UPDATE `+name+` SET n = (SELECT v::bigint FROM {s}.meta WHERE k = $2) WHERE replica = $1`), r.opts.Name, ledger.MetaWitness)
 		}
 		return send(ctx, tx, b)
 	})
