@@ -103,10 +103,14 @@ func mysqlInit(ctx context.Context, flavor, tree, work, fresh string) (*exec.Cmd
 	}
 	sql := bytes.NewBufferString("CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket = NULL, @skip_auth_anonymous = 1;\n")
 	for _, name := range []string{
-		"mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql", "maria_add_gis_sp_bootstrap.sql",
-		"mysql_sys_schema.sql",
+		"*_system_tables.sql", "*_performance_tables.sql", "*_system_tables_data.sql", "maria_add_gis_sp_bootstrap.sql",
+		"*_sys_schema.sql", // they begin with mysql_ or, since 11, with mariadb_
 	} {
-		script, err := os.ReadFile(filepath.Join(tree, "share", name))
+		found, err := filepath.Glob(filepath.Join(tree, "share", name))
+		if err != nil || len(found) != 1 {
+			return nil, fmt.Errorf("making data: %d scripts are called %s", len(found), name)
+		}
+		script, err := os.ReadFile(found[0])
 		if err != nil {
 			return nil, fmt.Errorf("making data: %w", err)
 		}

@@ -27,7 +27,7 @@ import (
 type tree struct {
 	pkg    string
 	server string            // in the unpacked packages, without folder
-	share  []string          // in usr/share/mysql
+	share  []string          // patterns, in usr/share/mysql or usr/share/mariadb
 	target string            // folder of the cache
 	config map[string]string // of apt, beside the machine's own
 }
@@ -45,8 +45,8 @@ func installMariaDB(ctx context.Context) error {
 	return installTree(ctx, tree{
 		pkg: "mariadb-server-core", server: "mariadbd", target: testenv.MySQLCache(testenv.MariaDB),
 		share: []string{
-			"charsets", "english", "mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql",
-			"maria_add_gis_sp_bootstrap.sql", "mysql_sys_schema.sql",
+			"charsets", "english", "*_system_tables.sql", "*_performance_tables.sql", "*_system_tables_data.sql", "*_sys_schema.sql",
+			"maria_add_gis_sp_bootstrap.sql",
 		},
 	})
 }
@@ -201,9 +201,20 @@ func (t tree) collect(root, dir string) error {
 	if err := os.Rename(filepath.Join(root, "usr", "sbin", t.server), server); err != nil {
 		return fmt.Errorf("finding the server: %w", err)
 	}
-	for _, name := range t.share {
-		if err := os.Rename(filepath.Join(root, "usr", "share", "mysql", name), filepath.Join(dir, "share", name)); err != nil {
-			return fmt.Errorf("finding what the server reads: %w", err)
+	for _, pattern := range t.share {
+		var found []string
+		for _, folder := range []string{"mysql", "mariadb"} { // the latter since MariaDB 11
+			more, err := filepath.Glob(filepath.Join(root, "usr", "share", folder, pattern))
+			if err != nil {
+				return fmt.Errorf("finding what the server reads: %w", err)
+			}
+			found = append(found, more...)
+		}
+		if len(found) != 1 {
+			return fmt.Errorf("finding what the server reads: %d files are called %s", len(found), pattern)
+		}
+		if err := os.Rename(found[0], filepath.Join(dir, "share", filepath.Base(found[0]))); err != nil {
+			return fmt.Errorf("moving what the server reads: %w", err)
 		}
 	}
 	libs, err := libraries(root)
