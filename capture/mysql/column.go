@@ -120,7 +120,7 @@ var intNames = map[byte]string{
 }
 
 var formNames = map[form]string{
-	formDecimal: "decimal", formBit: "bit", formYear: "year", formDate: "date", formTime: "time", formTime2: "time",
+	formDecimal: "decimal", formBit: "bit unsigned", formYear: "year", formDate: "date", formTime: "time", formTime2: "time",
 	formDatetime: "datetime", formDatetime2: "datetime", formTimestamp: "timestamp", formTimestamp2: "timestamp",
 	formEnum: "enum", formSet: "set", formJSON: "json",
 }

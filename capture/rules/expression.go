@@ -60,7 +60,7 @@ func parseExpression(path, source string) (*expression, error) {
 		return nil, e.fault("", "reads no column", "a condition that is the same for every row is a mistake")
 	}
 	unknown := func(string) types.Type { return types.Any }
-	if _, err := e.compile("", unknown, unknown); err != nil {
+	if _, err := e.compile("", unknown, func(string) bool { return false }); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -217,14 +217,15 @@ func literal(node ast.Node) (isNil, constant bool) {
 }
 
 // compile makes a program for columns of these types; table is for the error. It is checked as written first, so that
-// messages speak of what the operator wrote, and then with the meaning of NULL spelled out.
-func (e *expression) compile(table string, typeOf, typeOfOld func(column string) types.Type) (*vm.Program, error) {
+// messages speak of what the operator wrote, and then with the meaning of NULL spelled out. flag tells of a column, which
+// may be one of the old row, whether it is a number that stands for true or false (see readFlags).
+func (e *expression) compile(table string, typeOf func(column string) types.Type, flag func(column string) bool) (*vm.Program, error) {
 	env, old := types.Map{}, types.Map{}
 	for _, c := range e.columns {
 		env[c] = typeOf(c)
 	}
 	for _, c := range e.old {
-		old[c] = typeOfOld(c)
+		old[c] = typeOf(c)
 	}
 	env[oldRow] = old
 	config := conf.New(env)
@@ -234,6 +235,7 @@ func (e *expression) compile(table string, typeOf, typeOfOld func(column string)
 	if err != nil {
 		return nil, e.languageFault(table, err)
 	}
+	tree.Node = readFlags(tree.Node, flag)
 	if _, err := checker.Check(tree, config); err != nil {
 		return nil, e.languageFault(table, err)
 	}

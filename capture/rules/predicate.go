@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"strings"
 	"time"
 
 	"github.com/expr-lang/expr/types"
@@ -58,7 +59,10 @@ func (b *binder) predicate(e *expression) *predicate {
 		return p
 	}
 	typeOf := func(column string) types.Type { return b.kinds[b.table.Index(column)].exprType() }
-	program, err := e.compile(b.table.Name, typeOf, typeOf)
+	flag := func(column string) bool {
+		return b.kinds[b.table.Index(strings.TrimPrefix(column, oldRow+"."))] == kindFlag
+	}
+	program, err := e.compile(b.table.Name, typeOf, flag)
 	if err != nil {
 		b.fault(err)
 	}
@@ -70,7 +74,7 @@ func (k kind) exprType() types.Type {
 	switch k {
 	case kindBool:
 		return types.Bool
-	case kindInt:
+	case kindInt, kindUnsigned, kindFlag:
 		return types.Int
 	case kindFloat:
 		return types.Float64
@@ -108,7 +112,7 @@ func (p *predicate) holds(x *row, img image) (bool, error) {
 			p.key = append(p.key, 0)
 			continue
 		}
-		// Lengths keep the columns apart; four bytes hold the longest value that PostgreSQL has.
+		// Lengths keep the columns apart; four bytes hold the longest value that the databases have.
 		n := len(v.Text)
 		p.key = append(p.key, 1, byte(n), byte(n>>8), byte(n>>16), byte(n>>24)) //nolint:gosec // the four bytes of n
 		p.key = append(p.key, v.Text...)

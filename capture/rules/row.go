@@ -81,8 +81,16 @@ func (x *row) before(col int) (capture.Value, bool) {
 	return v, v.State == capture.Present || v.State == capture.Null
 }
 
-// value returns a column of an image that a rule cannot do without.
+// value returns a column of an image that a rule cannot do without. A date that is MySQL's zero is NULL.
 func (x *row) value(col int, img image) (capture.Value, error) {
+	v, err := x.stored(col, img)
+	if err == nil && v.State == capture.Present && x.b.kinds[col].temporal() && zeroDate(v.Text) {
+		v = capture.Value{State: capture.Null}
+	}
+	return v, err
+}
+
+func (x *row) stored(col int, img image) (capture.Value, error) {
 	if img == before {
 		v, known := x.before(col)
 		if !known {

@@ -17,6 +17,8 @@ const (
 	kindPadded      // char(n): blanks at the end are padding and mean nothing (PostgreSQL manual, 8.3)
 	kindBool
 	kindInt
+	kindUnsigned // MySQL's BIGINT UNSIGNED
+	kindFlag     // MySQL's small numbers, which stand for true and false as well: see readFlags
 	kindFloat
 	kindDate
 	kindTime
@@ -29,11 +31,19 @@ func kindOf(typeName string) kind {
 		name = name[:open] + name[strings.IndexByte(name, ')')+1:]
 	}
 	switch name {
+	case "bit unsigned":
+		return kindFlag // MySQL's, a number; PostgreSQL's bit is a row of digits
+	case "bigint unsigned":
+		return kindUnsigned
+	}
+	switch strings.TrimSuffix(name, " unsigned") { // MySQL
 	case "bool", "boolean":
 		return kindBool
-	case "int2", "int4", "int8", "smallint", "integer", "bigint", "int", "oid":
+	case "int2", "int4", "int8", "smallint", "integer", "bigint", "int", "oid", "mediumint", "year":
 		return kindInt
-	case "numeric", "decimal", "float4", "float8", "real", "double precision":
+	case "tinyint":
+		return kindFlag
+	case "numeric", "decimal", "float4", "float8", "real", "double precision", "float", "double":
 		return kindFloat
 	case "date":
 		return kindDate
@@ -59,7 +69,7 @@ var (
 	errNotBool  = errors.New("is neither true nor false")
 	errNotInt   = errors.New("is no 64-bit whole number")
 	errNotFloat = errors.New("is no number")
-	errNotTime  = errors.New("is no date in the form 2006-01-02 15:04:05 that PostgreSQL writes with DateStyle ISO")
+	errNotTime  = errors.New("is no date of the calendar in the form 2006-01-02 15:04:05")
 	errBC       = errors.New("is a date before Christ")
 	errInfinite = errors.New("is an infinite date, which means nothing here")
 	errYear     = errors.New("is a date out of range")
@@ -78,12 +88,18 @@ func (k kind) decode(text []byte) (any, error) {
 			return false, nil
 		}
 		return nil, errNotBool
-	case kindInt:
+	case kindInt, kindFlag:
 		n, err := strconv.Atoi(string(text))
 		if err != nil {
 			return nil, errNotInt
 		}
 		return n, nil
+	case kindUnsigned:
+		n, err := strconv.ParseUint(string(text), 10, 64)
+		if err != nil {
+			return nil, errNotInt
+		}
+		return int(min(n, math.MaxInt)), nil // too large for an int compares like the largest
 	case kindFloat:
 		f, err := strconv.ParseFloat(string(text), 64)
 		if err != nil && !math.IsInf(f, 0) { // too large for a float64 compares like infinity
@@ -106,11 +122,15 @@ func (k kind) decode(text []byte) (any, error) {
 	return string(k.trimmed(text)), nil
 }
 
+// zeroDate reports whether a text is MySQL's date of nothing, which stands where other databases have NULL.
+func zeroDate(text []byte) bool { return bytes.HasPrefix(text, []byte("0000-00-00")) }
+
 // maxYear is PostgreSQL's last year; a time in it still fits the milliseconds of an event.
 const maxYear = 294276
 
-// parseTime reads what PostgreSQL writes for date, timestamp and timestamptz with DateStyle ISO (manual, 8.5.2), and the
-// T and Z of RFC 3339. Without an offset the time is taken as UTC. end is +1 for infinity and -1 for -infinity. The zero
+// parseTime reads what PostgreSQL writes for date, timestamp and timestamptz with DateStyle ISO (manual, 8.5.2), what
+// capture/mysql gives for DATE, DATETIME and TIMESTAMP, and the T and Z of RFC 3339. Without an offset, which MySQL's
+// DATETIME never has, the time is taken as UTC. end is +1 for infinity and -1 for -infinity. The zero
 // time.Time means "none" in an event, so the one instant that equals it moves by a millisecond.
 func parseTime(text []byte) (t time.Time, end int, err error) {
 	switch string(text) {
