@@ -15,6 +15,7 @@ type Row struct {
 	Old     map[string]string // nil where there was no old image; absent columns are left out
 	New     map[string]string
 	Message string
+	Lost    string // of an OpTruncate
 	Shape   *capture.Table
 }
 
@@ -96,7 +97,7 @@ func (r *Recorder) Change(c *capture.Change) error {
 	if r.CountOnly {
 		return nil
 	}
-	row := Row{Op: c.Op, Message: string(c.Message), Shape: c.Table}
+	row := Row{Op: c.Op, Message: string(c.Message), Lost: c.Lost, Shape: c.Table}
 	if c.Table != nil {
 		row.Table = c.Table.Name
 		var err error

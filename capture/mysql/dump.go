@@ -2,11 +2,14 @@ package mysql
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/go-mysql-org/go-mysql/client"
 	gomysql "github.com/go-mysql-org/go-mysql/mysql"
@@ -99,14 +102,14 @@ func (st *stream) dump(b *replication.BinlogSyncer, start *startPoint) (*replica
 	return streamer, nil
 }
 
-// errRefused is wrapped by a server's refusal to go on from where we are; what it means is in the server's words.
-type errRefused struct {
+// refusedError is a server's refusal to go on from where we are. What it means was in the server's words.
+type refusedError struct {
 	purged bool
 	err    error
 }
 
-func (e *errRefused) Error() string { return e.err.Error() }
-func (e *errRefused) Unwrap() error { return e.err }
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
 
 // dumpError reduces what the library says: its words hold row data. Of the server's words on 1236 it is only looked which of
 // the known cases they are.
@@ -127,7 +130,7 @@ func (st *stream) dumpError(err error) error {
 	}
 	for _, gone := range []string{"purged", "could not find first log", "not find gtid state", "could not open log file", "not in the master's binlog"} {
 		if strings.Contains(words, gone) {
-			return &errRefused{purged: !strings.Contains(words, "not in the master"), err: reduced}
+			return &refusedError{purged: !strings.Contains(words, "not in the master"), err: reduced}
 		}
 	}
 	return reduced
@@ -137,14 +140,14 @@ func (st *stream) dumpError(err error) error {
 var errChecksum = errors.New("reading the source's log: an event's checksum does not match; it is read again")
 
 // refused makes a gap of a refusal.
-func refused(r *errRefused, at string) error {
+func refused(r *refusedError, at string) error {
 	if r.purged {
 		return &capture.GapError{Cause: capture.GapPurged, Hint: purgedHint}
 	}
 	return forked("the server does not know " + at)
 }
 
-// open takes the lock, compares, and streams until something ends it.
+// run takes the lock, compares, and streams until something ends it.
 func (s *Source) run(ctx context.Context, from *capture.Checkpoint, h capture.Handler) error {
 	l, err := s.takeLock(ctx)
 	if err != nil {
@@ -155,32 +158,80 @@ func (s *Source) run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	reading, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		if err := l.keep(ctx); err != nil {
-			cancel(err)
-		}
-	}()
-	err = s.stream(ctx, start, h)
-	if refusal := (*errRefused)(nil); errors.As(err, &refusal) {
-		err = refused(refusal, start.at)
-		if start.again != "" {
-			s.o.Log.Info().Msg("the log no longer holds the checkpoint's own transaction: reading starts behind it")
-			if err = start.startAtCheckpoint(from); err == nil {
-				err = s.stream(ctx, start, h)
-			}
-			if errors.As(err, &refusal) {
-				err = refused(refusal, start.at)
-			}
-		}
-	}
-	if cause := context.Cause(ctx); errors.Is(cause, errLockLost) {
+	var others sync.WaitGroup
+	others.Go(func() { cancel(l.keep(reading)) })
+	others.Go(func() { cancel(s.attend(reading, start)) })
+	err = s.streamFrom(reading, start, from, h)
+	if cause := context.Cause(reading); ctx.Err() == nil && cause != nil {
 		err = fmt.Errorf("reading the source: %w", cause)
 	}
 	cancel(nil)
-	<-kept
+	others.Wait()
 	return err
+}
+
+// streamFrom streams from before the checkpoint's own transaction, or from behind it where the log does not have it any more.
+func (s *Source) streamFrom(ctx context.Context, start *startPoint, from *capture.Checkpoint, h capture.Handler) error {
+	err := s.stream(ctx, start, h)
+	var refusal *refusedError
+	if !errors.As(err, &refusal) {
+		return err
+	}
+	if start.again == "" || !refusal.purged {
+		return refused(refusal, start.at)
+	}
+	s.o.Log.Info().Msg("the log no longer holds the checkpoint's own transaction: reading starts behind it")
+	if err := start.startAtCheckpoint(from); err != nil {
+		return err
+	}
+	if err = s.stream(ctx, start, h); errors.As(err, &refusal) {
+		return refused(refusal, start.at)
+	}
+	return err
+}
+
+// attendEvery is how often the server is compared with what was read.
+const attendEvery = 5 * time.Second
+
+// attend compares the server with what was read for as long as ctx lives, and returns a *capture.GapError when it was reset:
+// the server sends nothing more of its new log then, for ever, and calls the connection well.
+func (s *Source) attend(ctx context.Context, start *startPoint) error {
+	tick := time.NewTicker(s.attendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		read := s.read
+		s.mu.Unlock()
+		now := &startPoint{}
+		now.history.domain = start.history.domain
+		err := s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) (err error) {
+			now.facts, err = readServer(ctx, conn)
+			return err
+		})
+		if err != nil || read == "" || now.facts.mode != start.facts.mode {
+			continue // the stream has its own ways of noticing
+		}
+		err = now.holds(&capture.Checkpoint{Identity: capture.Identity{SystemID: start.facts.systemID()}}, read, false)
+		if errors.As(err, new(*capture.GapError)) {
+			return err
+		}
+	}
+}
+
+// endDump ends the server's side of a stream that we have left: it would notice only at its next heartbeat, and keep its
+// log file from being purged until then. It is a courtesy.
+func (s *Source) endDump(id uint32) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) error {
+		_, err := conn.ExecContext(ctx, fmt.Sprintf("KILL %d", id))
+		return err
+	})
 }

@@ -140,7 +140,7 @@ func (h *history) beginFile(place filePlace, at time.Time) error {
 // pass compares the transaction that begins with the checkpoint's own. A server that was reset or restored may have given
 // its place in the order to another one.
 func (h *history) pass(v *capture.Checkpoint) error {
-	if h.mode != modeMariaDB && h.pending.time.UnixMilli() != v.CommittedAt.UnixMilli() {
+	if h.pending.time.UnixMilli() != v.CommittedAt.UnixMilli() {
 		return forked(fmt.Sprintf("another transaction has the place of the checkpoint's own, %s", v.Position))
 	}
 	h.pending.passing = true

@@ -18,7 +18,7 @@ const holeWithin = 10 * time.Second
 func (s *Source) awaitExecuted(ctx context.Context, missing hole) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(holeWithin)
+	deadline := time.Now().Add(s.holeWithin)
 	for {
 		var text string
 		err := s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) error {

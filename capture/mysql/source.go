@@ -72,12 +72,15 @@ type Source struct {
 	o       Options
 	metrics *metrics
 	running atomic.Bool
+	// Shorter in tests than the constants of these names.
+	holeWithin, attendEvery time.Duration
 
 	mu    sync.Mutex // guards what follows
 	sql   *sql.DB    // one ordinary connection for everything but the stream and the lock
 	acked capture.Position
 	// place is where the stream stands in the server's files; empty while none runs.
 	place filePlace
+	read  string // position of the last commit that was handed over
 }
 
 var _ capture.Source = (*Source)(nil)
@@ -91,7 +94,7 @@ func New(o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{o: o, metrics: m}, nil
+	return &Source{o: o, metrics: m, holeWithin: holeWithin, attendEvery: attendEvery}, nil
 }
 
 // Run streams as capture.Source says, holding the named lock as long as it runs. Its errors: *capture.GapError, *SetupError,

@@ -102,9 +102,9 @@ func (st *startPoint) connect(from *capture.Checkpoint) error {
 		if err := st.startAt(from.Identity.Start); err != nil {
 			return err
 		}
-		return st.holds(from, from.Identity.Start)
+		return st.holds(from, from.Identity.Start, true)
 	}
-	if err := st.holds(from, from.Position.GTID); err != nil {
+	if err := st.holds(from, from.Position.GTID, true); err != nil {
 		return err
 	}
 	st.history.verify = from
@@ -184,20 +184,20 @@ func (st *startPoint) startAtCheckpoint(from *capture.Checkpoint) error {
 	return st.startAt(from.Position.GTID)
 }
 
-// holds reports a gap where the server lacks something of a position, or has purged what lies behind it.
-func (st *startPoint) holds(from *capture.Checkpoint, position string) error {
+// holds reports a gap where the server lacks something of a position, or, with behind, has purged what lies behind it.
+func (st *startPoint) holds(from *capture.Checkpoint, position string, behind bool) error {
 	switch st.facts.mode {
 	case modeMariaDB:
 		return st.holdsDomain(position)
 	case modeGTID:
-		return st.holdsSet(position)
+		return st.holdsSet(position, behind)
 	case modeFile:
 		return st.holdsFile(from, position)
 	}
 	return nil
 }
 
-func (st *startPoint) holdsSet(position string) error {
+func (st *startPoint) holdsSet(position string, behind bool) error {
 	ours, err1 := parseGTIDs(position)
 	executed, err2 := parseGTIDs(st.facts.executed)
 	purged, err3 := parseGTIDs(st.facts.purged)
@@ -210,7 +210,7 @@ func (st *startPoint) holdsSet(position string) error {
 		}
 		return forked(fmt.Sprintf("the server lacks %s, which was read before", lacks))
 	}
-	if len(purged.minus(ours)) > 0 {
+	if behind && len(purged.minus(ours)) > 0 {
 		return &capture.GapError{Cause: capture.GapPurged, Hint: purgedHint}
 	}
 	return nil

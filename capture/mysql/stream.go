@@ -89,6 +89,7 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 		b.Close()
 	})
 	defer closing()
+	s.setPlace(filePlace{}, start.at)
 	streamer, err := st.dump(b, start)
 	if err == nil {
 		_, err = streamer.GetEvent(ctx) // nothing but the end comes this way
@@ -96,7 +97,10 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 	}
 	closing() // waits for the library's goroutine: what it left in st may be read from here on
 	st.flushCounts()
-	s.setPlace(filePlace{})
+	s.setPlace(filePlace{}, "")
+	if id := b.LastConnectionID(); id != 0 {
+		s.endDump(id)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -106,10 +110,10 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 	return err
 }
 
-func (s *Source) setPlace(p filePlace) {
+func (s *Source) setPlace(p filePlace, read string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.place = p
+	s.place, s.read = p, read
 }
 
 // errStopped is what the library is told when we stop; it is not looked at again.

@@ -121,7 +121,7 @@ func (st *stream) commit() error {
 	}
 	place := st.at
 	place.committedAt = st.tx.CommittedAt
-	st.src.setPlace(place)
+	st.src.setPlace(place, st.tx.Position.GTID)
 	return nil
 }
 

@@ -17,13 +17,13 @@ type logFile struct {
 	size int64
 }
 
-// accessDenied is ER_SPECIFIC_ACCESS_DENIED_ERROR.
-const accessDenied = 1227
+// mayNotAsk is ER_SPECIFIC_ACCESS_DENIED_ERROR.
+const mayNotAsk = 1227
 
 // readFiles lists the binary logs; nil where the login may not ask (MariaDB wants BINLOG MONITOR).
 func readFiles(ctx context.Context, conn *sql.Conn) ([]logFile, error) {
 	rows, err := conn.QueryContext(ctx, "SHOW BINARY LOGS")
-	if pii.MySQLNumber(err) == accessDenied {
+	if pii.MySQLNumber(err) == mayNotAsk {
 		return nil, nil
 	}
 	if err != nil {
