@@ -22,8 +22,8 @@ const caseColumns = `p.ref, p.event_id, p.case_id, p.part, p.attempts, p.committ
 // caseTables are the cases (alias p) of a list of references.
 const caseTables = refsTable + ` STRAIGHT_JOIN {p}pending p ON p.ref = UNHEX(v.ref)`
 
-// lockCases ends a SELECT from caseTables. MariaDB knows no OF, and takes the comment for one; MySQL would lock the list.
-const lockCases = ` FOR UPDATE /*!80000 OF p */`
+// lockRows ends a SELECT from a list and the table p, whose rows it locks. MariaDB knows no OF, and takes the comment for one; MySQL would lock the list.
+const lockRows = ` FOR UPDATE /*!80000 OF p */`
 
 // scanCase reads caseColumns, and more columns behind them into extra.
 func scanCase(rows *sql.Rows, extra ...any) (*ledger.OpenedCase, error) {

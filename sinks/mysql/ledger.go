@@ -90,7 +90,7 @@ CREATE TABLE IF NOT EXISTS {p}pending (
   due_at         DATETIME(6),
   applied_at     DATETIME(6),
   verified_at    DATETIME(6),
-  undo           LONGTEXT,
+  prior          LONGTEXT,
   work           LONGTEXT,
   attempts       INT NOT NULL DEFAULT 0,
   error_code     VARCHAR(191),

@@ -104,7 +104,7 @@ func (r *Replica) due(ctx context.Context, tx *tx, places []sinks.Place, limit i
 		return nil, err
 	}
 	var out []*ledger.OpenedCase
-	query = r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot FROM ` + caseTables + ` WHERE ` + dueCase + lockCases)
+	query = r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot FROM ` + caseTables + ` WHERE ` + dueCase + lockRows)
 	err = eachRow(ctx, tx, query, []any{refsJSON(refs)}, func(rows *sql.Rows) error {
 		var released, snapshot bool
 		c, err := scanCase(rows, &released, &snapshot)
@@ -318,7 +318,7 @@ func (r *Replica) failAttempts(ctx context.Context, tx *tx, refs [][]byte, code 
 	}
 	var cases []*ledger.OpenedCase
 	states := map[ledger.Ref]string{}
-	query := r.ledger.sql(`SELECT ` + caseColumns + `, p.state FROM ` + caseTables + lockCases)
+	query := r.ledger.sql(`SELECT ` + caseColumns + `, p.state FROM ` + caseTables + lockRows)
 	err := eachRow(ctx, tx, query, []any{refsJSON(refs)}, func(rows *sql.Rows) error {
 		var state string
 		c, err := scanCase(rows, &state)

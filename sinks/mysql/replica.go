@@ -8,6 +8,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -260,6 +262,22 @@ func (t *tx) exec(ctx context.Context, query string, args ...any) (int64, error)
 	return result.RowsAffected()
 }
 
+// insertSizes are how many rows one INSERT has: few sizes, so that a connection prepares few statements.
+var insertSizes = [...]int{64, 8, 1}
+
+// insert runs an INSERT that ends in VALUES, with a tail behind them, for as many rows as there are; all have the same columns.
+func (t *tx) insert(ctx context.Context, head string, rows [][]any, tail string) error {
+	for len(rows) > 0 {
+		n := insertSizes[slices.IndexFunc(insertSizes[:], func(n int) bool { return n <= len(rows) })]
+		row := "(?" + strings.Repeat(", ?", len(rows[0])-1) + ")"
+		if _, err := t.ExecContext(ctx, head+row+strings.Repeat(", "+row, n-1)+tail, slices.Concat(rows[:n]...)...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
 // clock is what the replica's clock shows by now.
 func (t *tx) clock() time.Time { return t.now.Add(time.Since(t.at)) }
 
@@ -362,7 +380,7 @@ func (r *Replica) lockPlaces(ctx context.Context, tx *tx, places []sinks.Place) 
 	}
 	n := 0
 	err := eachRow(ctx, tx, r.ledger.sql(`SELECT p.part, p.next_offset FROM `+partsTable+`
-		STRAIGHT_JOIN {p}partition p ON p.part = w.part FOR UPDATE`), []any{jsonList(sorted(ledger.PartsOf(places)))}, func(rows *sql.Rows) error {
+		STRAIGHT_JOIN {p}partition p ON p.part = w.part`+lockRows), []any{jsonList(sorted(ledger.PartsOf(places)))}, func(rows *sql.Rows) error {
 		var part int32
 		var next int64
 		if err := rows.Scan(&part, &next); err != nil {

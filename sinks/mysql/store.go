@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"lethe/internal/pii"
 	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/ledger"
@@ -19,10 +20,11 @@ type rowSet struct {
 	n       int
 }
 
-// The types of columns of a rowSet. Byte strings come in hexadecimal digits.
+// The types of columns of a rowSet. Byte strings come in hexadecimal digits. None is LONGTEXT: in a temporary table MariaDB
+// makes nothing of UNHEX of one.
 const (
-	typeHex  = "LONGTEXT CHARACTER SET ascii COLLATE ascii_bin"
-	typeText = "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+	typeHex  = "MEDIUMTEXT CHARACTER SET ascii COLLATE ascii_bin"
+	typeText = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 	typeWord = "VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 	typeKey  = "VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin"
 	typeTime = "DATETIME(6)"
@@ -240,26 +242,22 @@ func (r *Replica) writeCases(ctx context.Context, tx *tx, u *ledger.Unit) error 
 	if err != nil || len(pending) == 0 {
 		return err
 	}
-	rows := rowsOf("ref", typeKey, "case_id", typeKey, "event_id", typeKey, "part", typeInt, "wait", typeWord, "snapshot", typeInt,
-		"run_id", typeWord, "matched", typeInt, "observed", typeInt, "committed_at", typeTime, "config_digest", typeKey, "opened_at", typeTime,
-		"due_at", typeTime, "prior", typeHex)
+	rows := make([][]any, len(pending))
 	for i := range pending {
 		p := &pending[i]
-		rows.add(p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, p.Wait, p.Snapshot, textArg(p.RunID), p.Matched, p.Observed, p.CommittedAt,
-			p.ConfigDigest[:], tx.now, tx.now.Add(p.CoolOff), p.Undo)
+		rows[i] = []any{
+			p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, ledger.PendingSuppressed, p.Wait, p.Snapshot, textArg(p.RunID), p.Matched, p.Observed,
+			p.CommittedAt, p.ConfigDigest[:], tx.now, tx.now, tx.now.Add(p.CoolOff), jsonArg(p.Undo),
+		}
 	}
-	_, err = tx.exec(ctx, r.ledger.sql(`
+	return own(tx.insert(ctx, r.ledger.sql(`
 		INSERT INTO {p}pending (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed, committed_at, config_digest,
-			opened_at, suppressed_at, due_at, prior)
-		SELECT UNHEX(v.ref), UNHEX(v.case_id), UNHEX(v.event_id), v.part, 'suppressed', v.wait, v.snapshot, v.run_id, v.matched, v.observed,
-			v.committed_at, UNHEX(v.config_digest), v.opened_at, v.opened_at, v.due_at, CONVERT(UNHEX(v.prior) USING utf8mb4)
-		FROM `+rows.table()+`
+			opened_at, suppressed_at, due_at, prior) VALUES `), rows, `
 		ON DUPLICATE KEY UPDATE case_id = VALUES(case_id), event_id = VALUES(event_id), state = VALUES(state), wait = VALUES(wait), held = 0,
 			released = 0, snapshot = VALUES(snapshot), run_id = VALUES(run_id), matched = VALUES(matched), observed = VALUES(observed),
 			committed_at = VALUES(committed_at), config_digest = VALUES(config_digest), opened_at = VALUES(opened_at),
 			suppressed_at = VALUES(suppressed_at), due_at = VALUES(due_at), applied_at = NULL, verified_at = NULL, prior = VALUES(prior),
-			work = NULL, attempts = 0, error_code = NULL, mapping_digest = NULL`), rows.arg())
-	return own(err)
+			work = NULL, attempts = 0, error_code = NULL, mapping_digest = NULL`))
 }
 
 // writeReadback leaves the objections and restrictions that took effect to verification; those of a subject without a
@@ -316,22 +314,51 @@ func (r *Replica) writeGap(run func(statement string, args ...any), now time.Tim
 		g.GapID, part, g.Cause, g.From[:], g.To[:], now, now)
 }
 
-// writeReceipts stores receipts as signed. One that is there already, to the byte, stays.
+// writeReceipts stores receipts as signed. One that is there already, to the byte, stays. The run role may change nothing of
+// a receipt but when it was sent, and MariaDB asks for more where INSERT is to meet a duplicate by itself; so those that are
+// there are looked for, once one is met.
 func (r *Replica) writeReceipts(ctx context.Context, tx *tx, receipts []ledger.ReceiptRow) error {
-	if len(receipts) == 0 {
-		return nil
+	err := r.insertReceipts(ctx, tx, receipts, nil)
+	if pii.MySQLNumber(err) != duplicateEntry {
+		return own(err)
 	}
-	rows := rowsOf("receipt_id", typeKey, "event_id", typeKey, "case_id", typeKey, "ref", typeKey, "part", typeInt, "state", typeWord,
-		"attempt", typeInt, "body", typeHex, "made_at", typeTime)
+	known := make(map[schema.ReceiptID]bool, len(receipts))
+	ids := make([][]byte, len(receipts))
+	for i := range receipts {
+		ids[i] = receipts[i].ID[:]
+	}
+	there, err := column1[[]byte](ctx, tx, r.ledger.sql(`SELECT r.receipt_id FROM `+refsTable+` STRAIGHT_JOIN {p}receipt r
+		ON r.receipt_id = UNHEX(v.ref)`), refsJSON(ids))
+	if err != nil {
+		return err
+	}
+	for _, id := range there {
+		known[schema.ReceiptID(id)] = true
+	}
+	return own(r.insertReceipts(ctx, tx, receipts, known))
+}
+
+// duplicateEntry is the server's error for a row whose key is there (ER_DUP_ENTRY).
+const duplicateEntry = 1062
+
+// insertReceipts stores receipts, but for those that are known.
+func (r *Replica) insertReceipts(ctx context.Context, tx *tx, receipts []ledger.ReceiptRow, known map[schema.ReceiptID]bool) error {
+	rows := make([][]any, 0, len(receipts))
 	for i := range receipts {
 		rc := &receipts[i]
-		rows.add(rc.ID[:], rc.EventID[:], rc.CaseID, rc.Ref, rc.Part, rc.State, rc.Attempt, rc.Body, tx.now)
+		if known[rc.ID] {
+			continue
+		}
+		if known != nil {
+			known[rc.ID] = true
+		}
+		rows = append(rows, []any{rc.ID[:], rc.EventID[:], rc.CaseID, rc.Ref, rc.Part, rc.State, rc.Attempt, rc.Body, tx.now})
 	}
-	_, err := tx.exec(ctx, r.ledger.sql(`
-		INSERT INTO {p}receipt (receipt_id, event_id, case_id, ref, part, state, attempt, body, made_at)
-		SELECT UNHEX(v.receipt_id), UNHEX(v.event_id), UNHEX(v.case_id), UNHEX(v.ref), v.part, v.state, v.attempt, UNHEX(v.body), v.made_at
-		FROM `+rows.table()+` ON DUPLICATE KEY UPDATE {p}receipt.part = {p}receipt.part`), rows.arg())
-	return own(err)
+	if len(rows) == 0 {
+		return nil
+	}
+	const at = "INSERT INTO {p}receipt (receipt_id, event_id, case_id, ref, part, state, attempt, body, made_at) VALUES "
+	return tx.insert(ctx, r.ledger.sql(at), rows, "")
 }
 
 // signAndWrite stores receipts that are made outside a batch; nil ones are left away.

@@ -268,7 +268,7 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 	}
 	// The owner of other partitions may have seen a restore since and opened all cases again, without the rows of ours: what
 	// was read back before that proves nothing.
-	refs, err := r.refsOf(ctx, tx, `SELECT p.ref FROM `+caseTables+` WHERE p.state = 'applied'`+lockCases, refsJSON(ledger.RefsOf(cases)))
+	refs, err := r.refsOf(ctx, tx, `SELECT p.ref FROM `+caseTables+` WHERE p.state = 'applied'`+lockRows, refsJSON(ledger.RefsOf(cases)))
 	if err != nil {
 		return err
 	}
