@@ -12,5 +12,6 @@ const (
 	CodeServerVersion = "server_version"    // the server is too old
 	CodeStandby       = "server_is_standby" // the login leads to a server that takes no writes
 	CodeDigest        = "mapping_digest"    // another mapping is the active one
+	CodeLogin         = "login_missing"     // the run role, or that of the read-back, does not exist
 	CodeUnreadable    = "grants_unreadable" // the login may not see what another one is allowed
 )

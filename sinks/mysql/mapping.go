@@ -2,6 +2,7 @@ package mysql
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -100,12 +101,23 @@ type compiler struct {
 // compile resolves a mapping against the catalog. Findings of severity error mean that the Mapping must not be used;
 // the error is one of the connection.
 func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []ledger.Finding, error) {
+	if pool, ok := q.(*sql.DB); ok {
+		conn, err := reenter(ctx, pool)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = conn.Close() }() // goes back to the pool
+		q = conn
+	}
 	c := &compiler{q: q, cfg: cfg, m: &Mapping{prefix: cfg.MySQL.Prefix, tables: map[string]*table{}, audience: cfg.Audience, indexed: true}}
 	var err error
 	if c.m.server, err = readServer(ctx, q); err != nil {
 		return nil, nil, err
 	}
 	if err := c.resolveTables(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := c.requireSight(ctx); err != nil {
 		return nil, nil, err
 	}
 	if c.m.person = c.m.tables[cfg.Person.Table]; c.m.person == nil {
@@ -121,7 +133,30 @@ func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []l
 	if err := c.compileOrder(ctx); err != nil {
 		return nil, nil, err
 	}
+	if ledger.ErrorOf(cfg.Name, c.findings) == nil {
+		if c.m.Unmapped, err = unmappedColumns(ctx, q, c.m); err != nil {
+			return nil, nil, err
+		}
+	}
 	return c.m, c.findings, nil
+}
+
+// reenter borrows a connection that sees what the login may see now: of the grants on a whole database a session knows those
+// of the moment at which it has entered it.
+func reenter(ctx context.Context, pool *sql.DB) (*sql.Conn, error) {
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		return nil, classify(opCatalog, err)
+	}
+	name, err := databaseOf(ctx, conn)
+	if err == nil {
+		_, err = conn.ExecContext(ctx, "USE "+quote(name))
+	}
+	if err != nil {
+		_ = conn.Close() // the error that matters is the statement's
+		return nil, classify(opCatalog, err)
+	}
+	return conn, nil
 }
 
 func (c *compiler) report(severity ledger.Severity, code, object, message, fix string) {
@@ -166,6 +201,30 @@ func (c *compiler) resolveTables(ctx context.Context) error {
 			c.fault(CodeHistory, t.label(), "the table is system-versioned: the server keeps every old version of a row, so nothing in it can be erased",
 				"ALTER TABLE "+t.sql()+" DROP SYSTEM VERSIONING;")
 		}
+	}
+	return nil
+}
+
+// requireSight refuses a login that sees a part of the mapped databases only: a table that refers to the person and that the
+// mapping forgot would not seem to exist, and an erasure would be called verified in spite of it.
+func (c *compiler) requireSight(ctx context.Context) error {
+	own, err := databaseOf(ctx, c.q)
+	if err != nil {
+		return err
+	}
+	g, err := ownGrants(ctx, c.q)
+	if err != nil {
+		return err
+	}
+	for _, database := range mappedDatabases(c.cfg, own) {
+		if g.sees(database) {
+			continue
+		}
+		a, err := currentAccount(ctx, c.q)
+		if err != nil {
+			return err
+		}
+		c.fault(ledger.CodePrivilege, database, invisible(a.label()), a.seeing(database, g.literal)+";")
 	}
 	return nil
 }

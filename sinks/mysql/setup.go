@@ -46,7 +46,7 @@ func Setup(ctx context.Context, db *sql.DB, o SetupOptions) ([]Finding, error) {
 	}
 	defer func() { _ = conn.Close() }() // goes back to the pool, and nothing hangs on it
 	s := &setup{o: o, conn: conn, ledger: tablesOf(o.Config)}
-	if s.database, err = databaseOf(ctx, conn); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
 	release, err := s.lock(ctx)
@@ -65,28 +65,53 @@ func Setup(ctx context.Context, db *sql.DB, o SetupOptions) ([]Finding, error) {
 	if err != nil {
 		return findings, err
 	}
-	statements, err := s.statements(ctx, m, version)
-	if err != nil {
-		return findings, err
+	if m.server.mariadb { // a migration takes as long as the tables are large
+		if _, err := conn.ExecContext(ctx, "SET SESSION max_statement_time = 0"); err != nil {
+			return findings, classify(opSetup, err)
+		}
 	}
-	for _, statement := range statements {
-		if err := s.exec(ctx, statement); err != nil {
-			return findings, err
+	for _, statement := range s.statements(m, version) {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
+			return findings, classify(opSetup, err)
 		}
 	}
 	return findings, nil
 }
 
 type setup struct {
-	o        SetupOptions
-	conn     *sql.Conn
-	ledger   ledgerTables
-	database string
+	o              SetupOptions
+	conn           *sql.Conn
+	ledger         ledgerTables
+	database       string
+	literal        bool // see literalDatabases
+	runs, statuses []account
 }
 
-func (s *setup) exec(ctx context.Context, statement string) error {
-	_, err := s.conn.ExecContext(ctx, statement)
-	return classify(opSetup, err)
+// prepare asks for what the statements name.
+func (s *setup) prepare(ctx context.Context) (err error) {
+	if s.database, err = databaseOf(ctx, s.conn); err != nil {
+		return err
+	}
+	of, err := readServer(ctx, s.conn)
+	if err != nil {
+		return err
+	}
+	if s.literal, err = literalDatabases(ctx, s.conn, of); err != nil {
+		return err
+	}
+	if s.o.RunRole != "" {
+		if s.runs, err = accountsOf(ctx, s.conn, s.o.RunRole); err != nil {
+			return err
+		}
+	}
+	for _, role := range s.o.StatusRoles {
+		list, err := accountsOf(ctx, s.conn, role)
+		if err != nil {
+			return err
+		}
+		s.statuses = append(s.statuses, list...)
+	}
+	return nil
 }
 
 // tablesOf names the ledger tables of a replica.
@@ -161,13 +186,8 @@ func (s *setup) version(ctx context.Context) (int, error) {
 }
 
 // statements are what is left to do from a version on. Each can be run again; the last one says that all have run.
-func (s *setup) statements(ctx context.Context, m *Mapping, version int) ([]string, error) {
-	var out []string
-	if m.server.mariadb {
-		out = append(out, "SET SESSION max_statement_time = 0") // a migration takes as long as the tables are large
-	}
-	out = append(out, s.ledger.migrationsFrom(version)...)
-	out = append(out, s.ledger.sql(`INSERT INTO {p}meta (k, v) VALUES `)+pairs([][2]string{
+func (s *setup) statements(m *Mapping, version int) []string {
+	out := append(s.ledger.migrationsFrom(version), s.ledger.sql(`INSERT INTO {p}meta (k, v) VALUES `)+pairs([][2]string{
 		{ledger.MetaReplica, s.o.Name}, {ledger.MetaSource, s.o.Source}, {ledger.MetaWitness, "0"},
 		{ledger.MetaFolded, ledger.FoldedUnder(s.o.Config, s.o.Digest)},
 	})+` ON DUPLICATE KEY UPDATE k = VALUES(k)`)
@@ -178,14 +198,10 @@ func (s *setup) statements(ctx context.Context, m *Mapping, version int) ([]stri
 			`INSERT INTO `+name+` (replica, n) SELECT `+literal(s.o.Name)+`, CAST(v AS SIGNED) FROM `+s.table("meta")+
 				` WHERE k = `+literal(ledger.MetaWitness)+` ON DUPLICATE KEY UPDATE replica = VALUES(replica)`)
 	}
-	grants, err := s.grants(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	out = append(out, grants...)
+	out = append(out, s.grants(m)...)
 	return append(out, s.ledger.sql(`INSERT INTO {p}meta (k, v) VALUES `)+pairs([][2]string{
 		{ledger.MetaDigest, hex.EncodeToString(s.o.Digest[:])}, {ledger.MetaSchemaVersion, strconv.Itoa(ledger.SchemaVersion)},
-	})+` ON DUPLICATE KEY UPDATE v = VALUES(v)`), nil
+	})+` ON DUPLICATE KEY UPDATE v = VALUES(v)`)
 }
 
 // migrationsFrom lists the statements of the migrations that a version lacks.
@@ -252,33 +268,25 @@ var runPrivileges = [][2]string{
 
 const witnessPrivileges = "SELECT, UPDATE"
 
-// grants are the data privileges of the run role, never DDL, and the status view for who may read it.
-func (s *setup) grants(ctx context.Context, m *Mapping) ([]string, error) {
+// grants are the data privileges of the run role, never DDL, and the status view for who may read it. On the mapped
+// databases the run role gets the privilege to see what there is, see grants.sees.
+func (s *setup) grants(m *Mapping) []string {
 	var out []string
-	if s.o.RunRole != "" {
-		list, err := accountsOf(ctx, s.conn, s.o.RunRole)
-		if err != nil {
-			return nil, err
+	for _, a := range s.runs {
+		for _, p := range runPrivileges {
+			out = append(out, "GRANT "+p[1]+" ON "+s.table(p[0])+" TO "+a.sql())
 		}
-		for _, a := range list {
-			for _, p := range runPrivileges {
-				out = append(out, "GRANT "+p[1]+" ON "+s.table(p[0])+" TO "+a.sql())
-			}
-			for _, name := range m.witnessTables() {
-				out = append(out, "GRANT "+witnessPrivileges+" ON "+name+" TO "+a.sql())
-			}
+		for _, name := range m.witnessTables() {
+			out = append(out, "GRANT "+witnessPrivileges+" ON "+name+" TO "+a.sql())
+		}
+		for _, database := range m.schemas() {
+			out = append(out, a.seeing(database, s.literal))
 		}
 	}
-	for _, role := range s.o.StatusRoles {
-		list, err := accountsOf(ctx, s.conn, role)
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range list {
-			out = append(out, "GRANT SELECT ON "+s.table("status")+" TO "+a.sql())
-		}
+	for _, a := range s.statuses {
+		out = append(out, "GRANT SELECT ON "+s.table("status")+" TO "+a.sql())
 	}
-	return out, nil
+	return out
 }
 
 // UninstallSQL returns the statements that remove everything Setup made, for the owner to read and run in the database of
