@@ -18,8 +18,11 @@ import (
 	"lethe/capture"
 )
 
-// testCharsets are the ids that the made-up events of the tests use.
-var testCharsets = charsets{8: "latin1", 33: "utf8mb3", 35: "ucs2", 45: "utf8mb4", 54: "utf16", 63: "binary", 255: "utf8mb4", 9: "latin2"}
+// testCharsets are the ids that the recorded events use; both servers give them the same.
+var testCharsets = charsets{
+	8: "latin1", 9: "latin2", 11: "ascii", 13: "sjis", 28: "gbk", 33: "utf8mb3", 35: "ucs2", 45: "utf8mb4", 46: "utf8mb4", 51: "cp1251", 54: "utf16",
+	56: "utf16le", 60: "utf32", 63: "binary", 255: "utf8mb4",
+}
 
 // binlogEvent is an event as the servers send it, without the checksum: a header of 19 bytes and the body.
 func binlogEvent(t replication.EventType, body []byte) []byte {
@@ -192,12 +195,13 @@ func sameNumber(a, b string) bool {
 	return err1 == nil && err2 == nil && (x == y || x != x && y != y) //nolint:gocritic // NaN
 }
 
-// decodeBoth decodes a row event with both decoders, every column mapped, and compares them where both can.
-func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kind replication.EventType, rows []byte) {
+// decodeBoth decodes a row event with both decoders, every column mapped, and compares them where both can. It returns how
+// many row images were compared.
+func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kind replication.EventType, rows []byte) int {
 	t.Helper()
 	d := newRowDecoder(rowOptions{Needs: allNeeds(tableMap), Charsets: known, MariaDB: mariadb})
 	if err := d.tableMap(tableMap); err != nil {
-		return
+		return 0
 	}
 	type pair struct{ old, new []capture.Value }
 	var got []pair
@@ -206,7 +210,7 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 		return nil
 	})
 	if err != nil {
-		return
+		return 0
 	}
 	o, err := newOracle(mariadb)
 	if err != nil {
@@ -214,7 +218,7 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 	}
 	event, ok := o.rows(tableMap, kind, rows)
 	if !ok || len(tableMap) < 6 {
-		return
+		return 0
 	}
 	s := d.byID[tableID(tableMap)]
 	var images [][]capture.Value
@@ -227,7 +231,7 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 		}
 	}
 	if s.table == nil {
-		return
+		return 0
 	}
 	if len(images) != len(event.Rows) {
 		t.Fatalf("%d images, go-mysql has %d", len(images), len(event.Rows))
@@ -239,6 +243,7 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 			}
 		}
 	}
+	return len(images)
 }
 
 func cloneRow(row []capture.Value) []capture.Value {
