@@ -133,6 +133,10 @@ func (st *stream) dumpError(err error) error {
 			return &refusedError{purged: !strings.Contains(words, "not in the master"), err: reduced}
 		}
 	}
+	if st.history.mode == modeFile && st.history.verify != nil {
+		// A place that was the end of a transaction is in the middle of an event, or behind the file's end.
+		return &refusedError{err: reduced}
+	}
 	return reduced
 }
 

@@ -43,7 +43,7 @@ type lock struct {
 	conn *sql.Conn
 }
 
-// takeLock fails with capture.ErrSlotInUse where somebody else has it.
+// takeLock fails with capture.ErrSlotInUse where somebody else has it. It waits a second for one who is leaving.
 func (s *Source) takeLock(ctx context.Context) (*lock, error) {
 	db, err := s.openSQL(1, map[string]string{"wait_timeout": lockTimeout, "net_read_timeout": lockTimeout})
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Source) takeLock(ctx context.Context) (*lock, error) {
 		return nil, fmt.Errorf("connecting to the source: %w", pii.DriverError(err))
 	}
 	var got sql.NullInt64
-	if err := l.conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", l.name).Scan(&got); err != nil {
+	if err := l.conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 1)", l.name).Scan(&got); err != nil {
 		l.close()
 		return nil, fmt.Errorf("taking the lock %s on the source: %w", l.name, pii.DriverError(err))
 	}
@@ -89,9 +89,13 @@ func (l *lock) keep(ctx context.Context) error {
 	}
 }
 
-// close ends the connection, and with it the lock.
+// close ends the connection, and with it the lock. The lock is given back first, as the server takes its time with the end
+// of a connection, and the next Run would find it taken.
 func (l *lock) close() {
 	if l.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, _ = l.conn.ExecContext(ctx, "DO RELEASE_LOCK(?)", l.name) // it goes with the connection otherwise
 		_ = l.conn.Close() // the pool ends it either way
 	}
 	_ = l.db.Close() // nothing of ours is in it
