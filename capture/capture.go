@@ -208,6 +208,7 @@ const (
 	GapForkedHistory  = "forked_history"
 	GapTruncate       = "truncate"
 	GapDropped        = "table_dropped"
+	GapPublication    = "publication_changed" // PostgreSQL: rows written meanwhile may be missing from the log
 	GapCheckpointLost = "checkpoint_lost"
 	GapPurged         = "binlog_purged"    // MySQL and MariaDB: log that was not read is gone from the server
 	GapHole           = "gtid_hole"        // a GTID is missing from the log

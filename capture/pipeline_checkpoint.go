@@ -274,8 +274,9 @@ func (p *Pipeline) publishGap(ctx context.Context, c *Checkpoint, open OpenGap) 
 	return nil
 }
 
-// Report tells of a gap that was found beside the stream, which does not know of it: a mapped table that was dropped. It is
-// announced once, however often it is found, and capture goes on. Any goroutine may call it; it never blocks.
+// Report tells of a gap that was found beside the stream, which does not know of it: a mapped table that was dropped, a
+// publication that was edited. It is announced once, however often it is found, and capture goes on. Any goroutine may call
+// it; it never blocks.
 func (p *Pipeline) Report(gap *GapError) {
 	if (OpenGap{Cause: gap.Cause}).Blocks() {
 		return // the stream comes to that itself
@@ -291,9 +292,9 @@ func (p *Pipeline) Report(gap *GapError) {
 	}
 }
 
-// nameGap names a gap. A dropped table is the same gap wherever it is found.
+// nameGap names a gap. What Report is told of is the same gap wherever it is found.
 func (p *Pipeline) nameGap(gap *GapError, incarnation uint32, at Position) string {
-	if gap.Cause == GapDropped {
+	if gap.Cause == GapDropped || gap.Cause == GapPublication {
 		at = Position{}
 	}
 	return gapID(p.o.Name, incarnation, gap.Cause, at, gap.Object)

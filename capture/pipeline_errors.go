@@ -65,7 +65,7 @@ func (p Position) String() string {
 // Blocks reports whether capture stands still because of the gap: what happened to one table leaves the log whole.
 func (g OpenGap) Blocks() bool {
 	switch g.Cause {
-	case GapTruncate, GapDropped, GapStatement, GapXA:
+	case GapTruncate, GapDropped, GapPublication, GapStatement, GapXA:
 		return false
 	}
 	return !g.Resumed

@@ -582,36 +582,46 @@ func TestTruncateOpensAGapAndStreamingGoesOn(t *testing.T) {
 	})
 }
 
-// TestDroppedTableOpensOneGapAndCaptureGoesOn: the watch of the source finds it again and again.
-func TestDroppedTableOpensOneGapAndCaptureGoesOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.add("s1")
-		p := w.pipeline()
-		stop := w.run(p)
-		w.until("streaming", func() bool { return w.acked == w.last() })
-		for range 5 {
-			p.Report(&GapError{Cause: GapDropped, Object: "public.a", Hint: "public.a was dropped"})
-			p.Report(&GapError{Cause: GapSlotLost, Hint: "the stream's own business"})
-			time.Sleep(time.Minute)
+// TestReportedGapOpensOnceAndCaptureGoesOn: the watch of the source finds it again and again, wherever capture is by then.
+func TestReportedGapOpensOnceAndCaptureGoesOn(t *testing.T) {
+	for _, cause := range []string{GapDropped, GapPublication} {
+		t.Run(cause, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { reportGaps(t, cause) })
+		})
+	}
+}
+
+func reportGaps(t *testing.T, cause string) {
+	w := newWorld(t)
+	w.add("s1")
+	p := w.pipeline()
+	stop := w.run(p)
+	w.until("streaming", func() bool { return w.acked == w.last() })
+	w.mu.Lock()
+	w.add("s2") // read when the first report has ended the session
+	w.mu.Unlock()
+	for range 5 {
+		p.Report(&GapError{Cause: cause, Object: "public.a", Hint: "public.a is not what it was"})
+		p.Report(&GapError{Cause: GapSlotLost, Hint: "the stream's own business"})
+		w.until("the position has moved", func() bool { return w.acked == w.last() })
+		time.Sleep(time.Minute)
+	}
+	if s := p.Status(); s.State == StateGap || len(s.Gaps) != 1 || s.Gaps[0].Cause != cause {
+		t.Errorf("%+v", s)
+	}
+	p.Report(&GapError{Cause: cause, Object: "public.b", Hint: "public.b is not what it was"})
+	w.until("the second gap", func() bool { return len(w.saved.Gaps) == 2 })
+	if got := gapEvents(w); len(got) != 2 {
+		t.Errorf("events of gaps: %v", got)
+	}
+	for id, n := range gapEvents(w) {
+		if n != partitions {
+			t.Errorf("gap event %s is %d times in the topic", id, n)
 		}
-		if s := p.Status(); s.State == StateGap || len(s.Gaps) != 1 || s.Gaps[0].Cause != GapDropped {
-			t.Errorf("%+v", s)
-		}
-		p.Report(&GapError{Cause: GapDropped, Object: "public.b", Hint: "public.b was dropped"})
-		w.until("the second gap", func() bool { return len(w.saved.Gaps) == 2 })
-		if got := gapEvents(w); len(got) != 2 {
-			t.Errorf("events of gaps: %v", got)
-		}
-		for id, n := range gapEvents(w) {
-			if n != partitions {
-				t.Errorf("gap event %s is %d times in the topic", id, n)
-			}
-		}
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-	})
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestLostCheckpointIsAGap(t *testing.T) {

@@ -81,7 +81,8 @@ func (e *SetupError) Error() string { return e.What + "; " + e.Hint }
 func (e *SetupError) Permanent() bool { return true }
 
 // PublicationError says that the publication was changed while capture ran: changes made in between may be missing from
-// the log without any error, so a pass has to follow.
+// the log without any error, so it is a gap too, and a pass has to follow. It stays after the gap was announced, until the
+// publication is as it was.
 type PublicationError struct {
 	Publication string
 	What        []string
@@ -94,6 +95,11 @@ func (e *PublicationError) Error() string {
 
 // Permanent marks the error for capture.IsPermanent.
 func (e *PublicationError) Permanent() bool { return true }
+
+// Unwrap returns the gap. Each edit is one of its own.
+func (e *PublicationError) Unwrap() error {
+	return &capture.GapError{Cause: capture.GapPublication, Object: strings.Join(e.What, "; "), Hint: e.Error()}
+}
 
 func lsnText(lsn uint64) string {
 	if lsn == 0 {

@@ -325,8 +325,13 @@ func TestWatch(t *testing.T) {
 		} {
 			e.exec(t, "ALTER PUBLICATION "+e.db+" "+change.do)
 			var changed *postgres.PublicationError
-			if _, err := src.Watch(t.Context()); !errors.As(err, &changed) || !strings.Contains(err.Error(), change.what) {
+			_, err := src.Watch(t.Context())
+			if !errors.As(err, &changed) || !strings.Contains(err.Error(), change.what) {
 				t.Errorf("%s: %v", change.do, err)
+			}
+			var gap *capture.GapError
+			if !errors.As(err, &gap) || gap.Cause != capture.GapPublication || !strings.Contains(gap.Object, change.what) {
+				t.Errorf("%s is no gap: %v", change.do, gap)
 			}
 			e.exec(t, "ALTER PUBLICATION "+e.db+" "+change.undo)
 			if _, err := src.Watch(t.Context()); err != nil {

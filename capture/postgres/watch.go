@@ -33,8 +33,8 @@ type SlotStatus struct {
 
 // Watch reads the slot's state for metrics and alarms, and compares the publication with what it was when the first
 // stream started. Together with the status it returns a *capture.GapError for a slot that is lost or missing and for a
-// mapped table that was dropped, and a *PublicationError for a publication that was changed. It takes a few milliseconds
-// on the server; every ten seconds is enough.
+// mapped table that was dropped, and a *PublicationError, which is a gap too, for a publication that was changed. It takes
+// a few milliseconds on the server; every ten seconds is enough.
 func (s *Source) Watch(ctx context.Context) (SlotStatus, error) {
 	var st SlotStatus
 	err := s.withSQL(ctx, func(ctx context.Context, conn *pgx.Conn) error {
