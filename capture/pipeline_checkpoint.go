@@ -99,7 +99,7 @@ func (s *session) KeepEpochs(epochs []Epoch) error {
 		return fmt.Errorf("writing a new epoch into the checkpoint: %w", err)
 	}
 	s.current = next
-	crashpoint.Hit("capture.after_epoch")
+	crashpoint.Hit("capture.after_checkpoint")
 	return nil
 }
 

@@ -96,7 +96,7 @@ func (l *lock) close() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_, _ = l.conn.ExecContext(ctx, "DO RELEASE_LOCK(?)", l.name) // it goes with the connection otherwise
-		_ = l.conn.Close() // the pool ends it either way
+		_ = l.conn.Close()                                           // the pool ends it either way
 	}
 	_ = l.db.Close() // nothing of ours is in it
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"lethe/capture"
+	"lethe/internal/crashpoint"
 	"lethe/internal/mysqlconn"
 )
 
@@ -111,11 +112,14 @@ func (s *Source) Run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 }
 
 // Acknowledge tells that everything up to p is checkpointed. The server keeps no position of ours: it is used by Watch alone,
-// which a command may give the checkpoint's position in this way.
+// which a command may give the checkpoint's position in this way. The crash points have the names of the PostgreSQL source's,
+// so that the crash tests need not know of which kind the source is.
 func (s *Source) Acknowledge(p capture.Position) {
+	crashpoint.Hit("capture.before_slot_ack")
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.acked = p
+	s.mu.Unlock()
+	crashpoint.Hit("capture.after_slot_ack")
 }
 
 // Close closes the ordinary connection. It does not end Run.
