@@ -80,7 +80,12 @@ type site struct {
 
 func newSite(tb testing.TB, flavor string, change ...func(*config.Replica)) *site {
 	tb.Helper()
-	s := &site{TB: tb, ctx: tb.Context(), server: testenv.SharedMySQL(tb, flavor), cfg: leads()}
+	return newSiteOn(tb, testenv.SharedMySQL(tb, flavor), change...)
+}
+
+func newSiteOn(tb testing.TB, server *testenv.MySQL, change ...func(*config.Replica)) *site {
+	tb.Helper()
+	s := &site{TB: tb, ctx: tb.Context(), server: server, cfg: leads()}
 	for _, f := range change {
 		f(s.cfg)
 	}

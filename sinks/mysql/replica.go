@@ -298,9 +298,6 @@ func (t *tx) savepoint(ctx context.Context, fn func() error) error {
 	return err
 }
 
-// rollBackTimeout bounds a rollback on a server that does not answer.
-const rollBackTimeout = 5 * time.Second
-
 // inTx runs fn in one transaction. Whatever fn has begun is rolled back unless it returns nil and the commit succeeds. An
 // unknown outcome of the commit is an error like any other: the caller reads the places again, and finds out.
 func (r *Replica) inTx(ctx context.Context, op string, fn func(ctx context.Context, tx *tx) error) error {

@@ -31,7 +31,12 @@ type world struct {
 // newWorld makes a world on the shared server of a flavor; change edits the mapping before setup.
 func newWorld(tb testing.TB, flavor string, change ...func(*config.Replica)) *world {
 	tb.Helper()
-	w := &world{site: newSite(tb, flavor, change...), keys: sinktest.NewKeys(tb)}
+	return newWorldOn(tb, testenv.SharedMySQL(tb, flavor), change...)
+}
+
+func newWorldOn(tb testing.TB, server *testenv.MySQL, change ...func(*config.Replica)) *world {
+	tb.Helper()
+	w := &world{site: newSiteOn(tb, server, change...), keys: sinktest.NewKeys(tb)}
 	w.Topic = sinktest.NewTopic(4, func(ev *schema.Event) []byte { return w.keys.Encode(tb, ev) })
 	w.role = testenv.UniqueName("run")
 	w.exec("CREATE USER " + w.role + "@'%'")
