@@ -1,10 +1,11 @@
 // Command bench measures Lethe beside something else doing the same work, in one run, and prints the ratios with their
 // targets. `make bench` runs all of it; docs/BENCHMARKS.md holds the results.
 //
-//	go run ./internal/tools/bench [-only drain,latency,sink] [-rounds 3] [-scale 1] [-rate 1000] [-for 60s]
+//	go run ./internal/tools/bench [-only drain,mysql,latency,sink] [-rounds 3] [-scale 1] [-rate 1000] [-for 60s]
 //
 // drain: a backlog of row changes from PostgreSQL into acknowledged events on a real Kafka, beside pg_recvlogical writing
-// the same publication to a file. latency: from a client's COMMIT returning to the commit in the replica. sink: applying
+// the same publication to a file. mysql: the same from MySQL 9, beside a loop of go-mysql, and with most of the traffic on an
+// unmapped table. latency: from a client's COMMIT returning to the commit in the replica. sink: applying
 // consent changes, beside a plain client's same statements.
 package main
 
@@ -42,8 +43,8 @@ type result struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.only, "only", "drain,latency,sink", "what to measure")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of drain; the median counts")
+	flag.StringVar(&o.only, "only", "drain,mysql,latency,sink", "what to measure")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of drain and mysql; the median counts")
 	flag.Float64Var(&o.scale, "scale", 1, "part of the full backlog, for trying the harness")
 	flag.IntVar(&o.rate, "rate", 1000, "transactions a second of latency")
 	flag.DurationVar(&o.length, "for", time.Minute, "length of latency")
@@ -82,7 +83,7 @@ func run(ctx context.Context, o *options) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, *options, string) ([]result, error)
-	}{{"drain", drain}, {"latency", latency}, {"sink", sink}} {
+	}{{"drain", drain}, {"mysql", mysqlDrain}, {"latency", latency}, {"sink", sink}} {
 		if !slices.Contains(only, part.name) {
 			continue
 		}

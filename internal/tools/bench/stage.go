@@ -95,32 +95,41 @@ func (s *stage) exec(ctx context.Context, db, script string) error {
 
 // prepare writes a config under a name of its own (slot, topics, ledger schemas stay apart by it), and sets everything up.
 func (s *stage) prepare(ctx context.Context, name string) (path, listen string, err error) {
+	return s.configure(ctx, name, demo.ConfigText, s.pg.DSN("crm", ""))
+}
+
+// configure is prepare for any CRM: text makes the config of the demo's values, and owner is the CRM's owner.
+func (s *stage) configure(ctx context.Context, name string, text func(map[string]string) string, owner string) (path, listen string, err error) {
 	port, err := testenv.FreePort()
 	if err != nil {
 		return "", "", err
 	}
 	listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	text := demo.ConfigText(map[string]string{
+	config := text(map[string]string{
 		"LETHE_DEMO_KEYS": filepath.Join(s.dir, "keys-"+name), "LETHE_DEMO_BROKER": s.kafka.Brokers()[0], "LETHE_DEMO_COOL_OFF": "2s",
 		"LETHE_DEMO_CRM": s.pg.DSN("crm", "lethe"), "LETHE_DEMO_MARKETING": s.pg.DSN("marketing", "lethe"),
 		"LETHE_DEMO_REPORTING": s.pg.DSN("reporting", "lethe"),
 	})
-	text = strings.NewReplacer("slot: lethe", "slot: lethe_"+name, "topic_prefix: lethe", "topic_prefix: "+name, `"127.0.0.1:0"`, strconv.Quote(listen)).Replace(text)
+	config = strings.NewReplacer("slot: lethe", "slot: lethe_"+name, "topic_prefix: lethe", "topic_prefix: "+name, `"127.0.0.1:0"`, strconv.Quote(listen)).Replace(config)
 	path = filepath.Join(s.dir, name+".yaml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return "", "", err
 	}
+	return path, listen, s.setup(ctx, path, owner)
+}
+
+func (s *stage) setup(ctx context.Context, path, owner string) error {
 	cfg, err := config.Load(path)
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	if _, err := keys.Init(cfg.Keys.Dir, app.ReplicaNames(cfg)); err != nil {
-		return "", "", err
+		return err
 	}
-	_, err = app.Setup(ctx, cfg, app.SetupOptions{Kafka: true, SourceDSN: s.pg.DSN("crm", ""), ReplicaDSN: map[string]string{
+	_, err = app.Setup(ctx, cfg, app.SetupOptions{Kafka: true, SourceDSN: owner, ReplicaDSN: map[string]string{
 		"marketing": s.pg.DSN("marketing", ""), "reporting": s.pg.DSN("reporting", ""),
 	}})
-	return path, listen, err
+	return err
 }
 
 // process is a running lethe.
