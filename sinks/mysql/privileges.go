@@ -82,6 +82,14 @@ func (m *Mapping) foldPrivileges(all tablePrivileges, ft *foldTable, writes bool
 func (m *Mapping) suppressPrivileges(all tablePrivileges, a *suppressAction, writes bool) {
 	p := a.needs(all)
 	p.readKey()
+	if a.insert && writes { // ON DUPLICATE KEY UPDATE leaves the first column as it is, and wants to be allowed to
+		p.read[a.set[0].column.name] = true
+		for k := range a.set {
+			if k == 0 || m.server.mariadb { // which asks for all that are inserted
+				p.updates(a.set[k].column, true)
+			}
+		}
+	}
 	for _, as := range a.set {
 		switch {
 		case !a.insert:

@@ -28,7 +28,7 @@ type assignment struct {
 	column *column
 	kind   string
 	set    fragment // the value
-	held   fragment // the condition, never NULL, that a row has it; empty where nothing can be said
+	held   fragment // the condition that a row has it; empty where nothing can be said
 }
 
 // fragment is SQL with marks, and the values of its question marks in their order.
@@ -46,7 +46,7 @@ func (f fragment) of(row, key string) (sql string, args []any) {
 func (a *assignment) value(row, key string) (sql string, args []any) { return a.set.of(row, key) }
 
 // holds returns the condition that a row has what the assignment makes of it; empty where nothing can be said, as of $now.
-// It is never NULL.
+// It is never NULL but for $key in a row that refers to nobody.
 func (a *assignment) holds(row, key string) (sql string, args []any) { return a.held.of(row, key) }
 
 // assign compiles one value for one column.
@@ -79,7 +79,7 @@ func (c *compiler) assign(t *table, name string, v config.Value) (assignment, bo
 	case ledger.KindKey:
 		as.set.sql = markKey
 		if c.m.key.refersTo(col) {
-			as.held.sql = "COALESCE(" + col.refers(own, c.m.key, markKey) + ", FALSE)"
+			as.held.sql = col.refers(own, c.m.key, markKey) // as it is: rows are looked up by it
 		}
 	case ledger.KindNow:
 		c.takesNow(object, col)
