@@ -187,7 +187,7 @@ type Replica struct {
 	Mode      string // observe | suppress | erase, required
 	Needs     string // contract: the gate may hold phase 2; later version
 	Postgres  *PostgresServer
-	MySQL     *MySQLServer // later version
+	MySQL     *MySQLServer
 	Person    Person
 	Find      map[string][]string // later version
 	Suppress  []Action

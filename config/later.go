@@ -18,7 +18,6 @@ func (c *Config) NotInThisVersion() []Fault {
 	s := &c.Source
 	add(c.Locale != nil, "locale", remove)
 	add(c.Kafka.SchemaRegistry != nil, "kafka.schema_registry", "remove it: events are Avro single-object encoded")
-	add(s.MySQL != nil, "source.mysql", "only PostgreSQL sources work yet")
 	add(s.Request != nil, "source.request", remove)
 	add(s.Gate != nil, "source.gate", remove)
 	add(s.Erased.Window != 0, "source.erased.window", remove)
@@ -27,7 +26,6 @@ func (c *Config) NotInThisVersion() []Fault {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Replicas)) {
 		r, path := c.Replicas[name], at("replicas", name)
-		add(r.MySQL != nil, path+".mysql", "only PostgreSQL replicas work yet")
 		add(len(r.Person.CRMKey) == 0, path+".person", "give person.crm_key: a person is found by the CRM key only")
 		add(r.Find != nil, path+".find", remove)
 		add(r.Guard != nil, path+".guard", remove)

@@ -77,7 +77,7 @@ func TestDesignExample(t *testing.T) {
 		"locale", "kafka.schema_registry", "source.request", "source.erased.window",
 		"source.tables.public.customer_address.contact_point", "source.tables.public.customer_email.contact_point",
 		"source.tables.public.customer_phone.contact_point", "source.tables.public.email_history.contact_point",
-		"source.gate", "replicas.marketing.mysql", "replicas.marketing.person", "replicas.marketing.find",
+		"source.gate", "replicas.marketing.person", "replicas.marketing.find",
 		"replicas.marketing.guard", "replicas.reporting.needs", "ledger",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

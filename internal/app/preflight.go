@@ -115,7 +115,7 @@ func (o *PreflightOptions) refuses(roles []string, broken map[string]bool) bool 
 // passes reports whether a fault is one that the roles wait for: a server that is down, a broker that is, a failover under
 // way, a mapping that setup has yet to activate.
 func passes(code string) bool {
-	return slices.Contains([]string{CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, codeStandby, codeDigest}, code)
+	return slices.Contains([]string{CodeUnreachable, CodeUnreadable, capturekafka.CodeUnavailable, codeStandby, codeReadOnly, codeDigest}, code)
 }
 
 // capturesOwn reports whether a fault is what the source may have come to while capture was down, and what capture itself

@@ -9,30 +9,34 @@ import (
 	"lethe/internal/keys"
 	"lethe/schema"
 	"lethe/sinks"
-	sinkspg "lethe/sinks/postgres"
+	"lethe/sinks/ledger"
 )
 
 // What a replica's desk tells, whatever its database.
 type (
-	replicaCase   = sinkspg.Case
-	replicaGap    = sinkspg.Gap
-	replicaParked = sinkspg.ParkedEvent
+	replicaCase   = ledger.Case
+	replicaGap    = ledger.Gap
+	replicaParked = ledger.ParkedEvent
 )
 
 // ReplicaPlan is what erasing one person would touch in one replica.
-type ReplicaPlan = sinkspg.Plan
+type ReplicaPlan = ledger.Plan
 
 // Status is where a replica stands, by its own tables.
-type Status = sinkspg.Status
+type Status = ledger.Status
 
 // Codes of findings that mean the same for every database.
 const (
-	codeDigest  = sinkspg.CodeDigest  // another mapping is the active one
-	codeStandby = sinkspg.CodeStandby // the login leads to a server that takes no writes
+	codeDigest      = "mapping_digest"      // another mapping is the active one
+	codeStandby     = "server_is_standby"   // the login leads to a server that takes no writes
+	codeReadOnly    = "server_is_read_only" // the same of a MySQL source
+	codeRoleMissing = "role_missing"        // the login of run does not exist
+	codeLedger      = ledger.CodeLedger
+	codePrivilege   = ledger.CodePrivilege
 )
 
 // decisionDone is the outcome of a decision that was carried out.
-const decisionDone = sinkspg.DecisionDone
+const decisionDone = ledger.DecisionDone
 
 // desk is what commands read and record in one replica, beside the running workers.
 type desk interface {
@@ -77,6 +81,8 @@ func replicaOf(cfg *config.Config, r *config.Replica) (replicaServer, error) {
 	switch {
 	case r.Postgres != nil:
 		return &postgresReplica{cfg, r}, nil
+	case r.MySQL != nil:
+		return &mysqlReplica{cfg, r}, nil
 	default:
 		return nil, errors.New("the config names no database")
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	capturepg "lethe/capture/postgres"
 	"lethe/config"
 	"lethe/internal/keys"
 	"lethe/internal/pii"
@@ -212,7 +211,7 @@ func setupPostgresRole(ctx context.Context, conn *pgx.Conn, where, role string, 
 	sql := "CREATE ROLE " + quoted(role) + " LOGIN"
 	if dryRun {
 		r.left(where, []Finding{{
-			Code: capturepg.CodeRoleMissing, Severity: SeverityError, Object: role, Message: "the login of `lethe run` does not exist", Fix: []string{sql},
+			Code: codeRoleMissing, Severity: SeverityError, Object: role, Message: "the login of `lethe run` does not exist", Fix: []string{sql},
 		}})
 		return true, nil
 	}
@@ -232,7 +231,7 @@ func setupPostgresLedger(ctx context.Context, conn *pgx.Conn, o sinkspg.SetupOpt
 	has := func(code string) bool {
 		return slices.ContainsFunc(before, func(f sinkspg.Finding) bool { return f.Code == code })
 	}
-	r.activated(where, has(sinkspg.CodeLedger), has(sinkspg.CodeDigest))
+	r.activated(where, has(codeLedger), has(codeDigest))
 	return nil
 }
 
@@ -240,7 +239,7 @@ func setupPostgresLedger(ctx context.Context, conn *pgx.Conn, o sinkspg.SetupOpt
 // the findings stay.
 func grantMissing(ctx context.Context, conn *pgx.Conn, where string, findings []sinkspg.Finding, r *SetupReport) (granted bool) {
 	for _, f := range findings {
-		if f.Code != sinkspg.CodePrivilege || !strings.HasPrefix(f.FixSQL, "GRANT ") {
+		if f.Code != codePrivilege || !strings.HasPrefix(f.FixSQL, "GRANT ") {
 			continue
 		}
 		if _, err := conn.Exec(ctx, f.FixSQL); err != nil {

@@ -66,6 +66,8 @@ func sourceOf(cfg *config.Config) (sourceServer, error) {
 	switch {
 	case cfg.Source.Postgres != nil:
 		return &postgresSource{cfg}, nil
+	case cfg.Source.MySQL != nil:
+		return &mysqlSource{cfg}, nil
 	default:
 		return nil, errNoSource
 	}

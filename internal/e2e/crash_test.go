@@ -84,7 +84,13 @@ func (w *world) crash(point string, n int, roles ...string) error {
 // next one takes over. Capture, and the sinks of the two replicas, die independently of each other.
 func TestCrashBetweenEveryTwoSteps(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{customers: 1000})
+	anywhere(t, crashBetweenEveryTwoSteps)
+}
+
+func crashBetweenEveryTwoSteps(t *testing.T, o options) {
+	t.Helper()
+	o.customers = 1000
+	w := newWorld(t, o)
 	if err := w.crash(pointFirstCheckpoint, 1, roleCapture); err != nil {
 		t.Fatal(err)
 	}

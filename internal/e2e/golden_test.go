@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -38,10 +39,30 @@ const (
 	fileReceipts = "receipts.json" // what the replica's receipts say
 )
 
-// goldenVersions are the PostgreSQL versions of CRM and replica by turns.
-var goldenVersions = []int{15, 18}
+// engine is a database server of a golden case: PostgreSQL of a version, or a flavor of MySQL.
+type engine struct {
+	version int
+	flavor  string
+}
 
-// Each case of testdata/golden shows one change in the CRM, the events that it became, the copy afterwards, and the receipts.
+func (e engine) String() string {
+	if e.flavor != "" {
+		return e.flavor
+	}
+	return fmt.Sprintf("postgres%d", e.version)
+}
+
+// mixes are the engines of source and replica that the n-th case is played on: PostgreSQL and MySQL in all four mixes, each
+// time another version or flavor of both.
+func mixes(n int) [][2]engine {
+	pg := []engine{{version: 15}, {version: 18}}
+	my := []engine{{flavor: testenv.MySQLServer}, {flavor: testenv.MariaDB}}
+	i, j := n%2, (n+1)%2
+	return [][2]engine{{pg[i], pg[j]}, {pg[j], my[i]}, {my[i], pg[i]}, {my[j], my[i]}}
+}
+
+// Each case of testdata/golden shows one change in the CRM, the events that it became, the copy afterwards, and the receipts:
+// the same whatever databases they are.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/golden/*.txtar")
@@ -49,21 +70,24 @@ func TestGolden(t *testing.T) {
 		t.Fatalf("no golden files: %v", err)
 	}
 	for i, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			t.Parallel()
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := &goldenCase{t: t, archive: archive}
-			c.play(goldenVersions[i%2], goldenVersions[(i+1)%2])
-			if !*update {
-				return
-			}
-			if err := os.WriteFile(file, txtar.Format(archive), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		})
+		for _, mix := range mixes(i) {
+			name := fmt.Sprintf("%s/%s-%s", strings.TrimSuffix(filepath.Base(file), ".txtar"), mix[0], mix[1])
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				archive, err := txtar.ParseFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := &goldenCase{t: t, archive: archive}
+				c.play(mix[0], mix[1])
+				if !*update || mix[0].flavor != "" || mix[1].flavor != "" {
+					return
+				}
+				if err := os.WriteFile(file, txtar.Format(archive), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
 	}
 }
 
@@ -101,14 +125,14 @@ func (c *goldenCase) golden(name, have string) {
 	}
 }
 
-func (c *goldenCase) play(crm, replica int) {
-	c.w = goldenWorld(c.t, c.file(fileConfig), postgres(c.t, crm), postgres(c.t, replica), c.file(fileCRM), c.file(fileCopy))
+func (c *goldenCase) play(crm, replica engine) {
+	c.w = goldenWorld(c.t, c.file(fileConfig), crm, replica, c.file(fileCRM), c.file(fileCopy))
 	lethe := c.w.start()
 	lethe.waitReady(soon)
 	c.change()
 	c.settle()
 	c.golden(fileEvents, c.events())
-	c.golden(fileRows, c.w.query(&c.w.marketing, c.file(fileReplica))+"\n")
+	c.golden(fileRows, c.rows())
 	c.golden(fileReceipts, c.receipts())
 }
 
@@ -125,11 +149,11 @@ func (c *goldenCase) change() {
 			c.decide(strings.Fields(rest))
 		case strings.TrimSpace(sql) == "":
 		case verb == "commit":
-			c.w.crm.Exec(c.t, c.w.crm.name, sql)
+			c.w.crm.commit(c.t, sql)
 		case verb == "replica":
-			c.w.marketing.Exec(c.t, c.w.marketing.name, sql)
+			c.w.marketing.commit(c.t, sql)
 		case verb == "wait":
-			c.w.want(&c.w.marketing, soon, sql, "true")
+			c.w.holds(&c.w.marketing, sql)
 		default:
 			c.t.Fatalf("change.sql has a step %q", verb)
 		}
@@ -165,8 +189,8 @@ func (c *goldenCase) decide(args []string) {
 // nothing in the replica waits for its turn any more.
 func (c *goldenCase) settle() {
 	c.t.Helper()
-	var lsn int64
-	if err := c.w.crm.conn.QueryRow(c.w.ctx, "select pg_current_wal_lsn() - '0/0'::pg_lsn").Scan(&lsn); err != nil {
+	last, err := c.w.crm.logNumber(c.w.ctx)
+	if err != nil {
 		c.t.Fatal(err)
 	}
 	dec := schema.NewDecoder(c.w.ring.Seal())
@@ -180,7 +204,7 @@ func (c *goldenCase) settle() {
 			}
 			if ev.Body.Type() != schema.TypeHeartbeat {
 				ends[r.partition] = max(ends[r.partition], r.offset+1)
-			} else if int64(ev.Order.Number()) > lsn {
+			} else if ev.Order.Number() > last {
 				passed = true
 			}
 		}
@@ -190,7 +214,7 @@ func (c *goldenCase) settle() {
 		return nil
 	})
 	for _, part := range slices.Sorted(maps.Keys(ends)) {
-		c.w.want(&c.w.marketing, soon, "select coalesce((select next_offset from lethe.partition where part = $1), 0) >= $2", "true", part, ends[part])
+		c.w.holds(&c.w.marketing, "select coalesce((select next_offset from lethe.partition where part = $1), 0) >= $2", part, ends[part])
 	}
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.readback where due_at < 'infinity'", "0")
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.decision where done_at is null", "0")
@@ -198,6 +222,27 @@ func (c *goldenCase) settle() {
 		c.w.want(&c.w.marketing, soon, `select count(*) from lethe.pending
 			where state <> 'verified' and matched and not held and wait in ('none', 'cool_off') and due_at < 'infinity'`, "0")
 	}
+}
+
+// rows asks the replica. Databases write JSON with and without spaces, in an order of their own.
+func (c *goldenCase) rows() string {
+	c.t.Helper()
+	var out strings.Builder
+	for line := range strings.Lines(c.w.query(&c.w.marketing, strings.TrimRight(c.file(fileReplica), "\n")) + "\n") {
+		cells := strings.Split(strings.TrimSuffix(line, "\n"), "|")
+		for i, cell := range cells {
+			var v any
+			if strings.HasPrefix(cell, "{") && json.Unmarshal([]byte(cell), &v) == nil {
+				text, err := json.Marshal(v)
+				if err != nil {
+					c.t.Fatal(err)
+				}
+				cells[i] = string(text)
+			}
+		}
+		out.WriteString(strings.Join(cells, "|") + "\n")
+	}
+	return out.String()
 }
 
 // goldenEvent is an event without what differs from run to run: ids, times, orders.
@@ -317,13 +362,13 @@ func (c *goldenCase) receipts() string {
 			Of: c.names[r.EventID], State: r.State.String(), Reason: r.Reason, Attempt: r.Attempt, Evidence: r.Evidence.String(),
 		}
 		for _, row := range r.Rows {
-			g.Rows = append(g.Rows, fmt.Sprintf("%s %s %d", row.Table, row.Action, row.Changed))
+			g.Rows = append(g.Rows, fmt.Sprintf("%s %s %d", c.table(row.Table), row.Action, row.Changed))
 		}
 		if v := r.Verification; v != nil {
 			g.Verification = fmt.Sprintf("%s: %d left", v.Method, v.Remaining)
 		}
 		for _, x := range r.Residuals {
-			g.Residuals = append(g.Residuals, x.Kind)
+			g.Residuals = append(g.Residuals, c.table(x.Kind))
 		}
 		slices.Sort(g.Rows)
 		out = append(out, g)
@@ -334,6 +379,11 @@ func (c *goldenCase) receipts() string {
 		out = append(out, goldenReceipt{Of: "the others", State: "applied", Outcomes: slices.Compact(consents)})
 	}
 	return encode(c.t, out)
+}
+
+// table names a table as on PostgreSQL: a schema of MySQL is a database, which is another one at each run.
+func (c *goldenCase) table(name string) string {
+	return strings.Replace(name, c.w.marketing.name+".", "public.", 1)
 }
 
 func encode(t *testing.T, v any) string {
@@ -349,24 +399,15 @@ func encode(t *testing.T, v any) string {
 }
 
 // goldenWorld is a world with one replica and tables of its own, set up as `lethe setup` does with an administrator's login.
-func goldenWorld(t *testing.T, yaml string, crm, replica *testenv.Postgres, crmSQL, copySQL string) *world {
+func goldenWorld(t *testing.T, yaml string, crm, replica engine, crmSQL, copySQL string) *world {
 	t.Helper()
 	w := &world{
 		t: t, ctx: t.Context(), name: testenv.UniqueName("lethe"), dir: t.TempDir(), program: childProgram(t), erased: map[int64]time.Time{},
 		kafka: testenv.SharedKafka(t),
 	}
 	t.Cleanup(w.close)
-	for _, d := range []struct {
-		db     *database
-		server *testenv.Postgres
-		role   string
-		sql    string
-	}{{&w.crm, crm, w.name, crmSQL}, {&w.marketing, replica, w.name + "_m", copySQL}} {
-		*d.db = database{Postgres: d.server, name: d.server.NewDatabase(t), run: d.role, verify: d.role}
-		d.server.Exec(t, d.db.name, d.sql)
-		d.db.conn = d.server.Connect(t, d.db.name)
-	}
-	text := os.Expand(yaml, func(name string) string {
+	w.crm, w.marketing = crm.database(t, w.name, crmSQL), replica.database(t, w.name+"_m", copySQL)
+	text := os.Expand(w.dialect(yaml), func(name string) string {
 		switch name {
 		case "KEYS":
 			return filepath.Join(w.dir, "keys")
@@ -375,9 +416,9 @@ func goldenWorld(t *testing.T, yaml string, crm, replica *testenv.Postgres, crmS
 		case "PREFIX", "SLOT":
 			return w.name
 		case "CRM":
-			return w.crm.DSN(w.crm.name, w.crm.run)
+			return w.crm.login(w.crm.run)
 		case "COPY":
-			return w.marketing.DSN(w.marketing.name, w.marketing.run)
+			return w.marketing.login(w.marketing.run)
 		}
 		return "$" + name
 	})
@@ -394,7 +435,7 @@ func goldenWorld(t *testing.T, yaml string, crm, replica *testenv.Postgres, crmS
 	}
 	w.openKeys()
 	report, err := app.Setup(w.ctx, w.cfg, app.SetupOptions{
-		Kafka: true, SourceDSN: w.crm.DSN(w.crm.name, ""), ReplicaDSN: map[string]string{"marketing": w.marketing.DSN(w.marketing.name, "")},
+		Kafka: true, SourceDSN: w.crm.login(""), ReplicaDSN: map[string]string{"marketing": w.marketing.login("")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -405,4 +446,42 @@ func goldenWorld(t *testing.T, yaml string, crm, replica *testenv.Postgres, crmS
 		}
 	}
 	return w
+}
+
+// database makes a database with tables on a shared server of this engine.
+func (e engine) database(t *testing.T, login, tables string) database {
+	t.Helper()
+	if e.flavor != "" {
+		return mysqlDatabase(t, testenv.SharedMySQL(t, e.flavor), login, tables)
+	}
+	server := postgres(t, e.version)
+	d := database{Postgres: server, name: server.NewDatabase(t), run: login, verify: login}
+	server.Exec(t, d.name, tables)
+	d.conn = server.Connect(t, d.name)
+	return d
+}
+
+var (
+	postgresSource = regexp.MustCompile(`postgres: \{dsn: "\$\{CRM\}".*\}|postgres:\n\s+dsn: "\$\{CRM\}"\n(\s+(slot|publication|max_retained_wal): .*\n)+`)
+	publicSchema   = regexp.MustCompile(`\bpublic\.`)
+)
+
+// dialect turns a config into one for the databases of this world.
+func (w *world) dialect(yaml string) string {
+	if w.crm.mysql != nil {
+		yaml = postgresSource.ReplaceAllString(yaml, `mysql: {dsn: "$${CRM}"}`+"\n")
+		yaml = publicSchema.ReplaceAllString(yaml, w.crm.name+".")
+		yaml = strings.Replace(yaml, "name: crm", "name: "+w.name, 1) // the named lock is the server's
+	}
+	for _, r := range []struct {
+		db    *database
+		names []string
+	}{{&w.marketing, []string{"COPY", "MARKETING"}}, {&w.reporting, []string{"REPORTING"}}} {
+		for _, name := range r.names {
+			if r.db.mysql != nil {
+				yaml = strings.ReplaceAll(yaml, `postgres: {dsn: "${`+name+`}"`, `mysql: {dsn: "${`+name+`}"`)
+			}
+		}
+	}
+	return yaml
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,18 +25,12 @@ type player struct {
 	stop  context.CancelFunc
 	ended chan struct{}
 	err   error
-	conns []*pgx.Conn
 }
 
 // player returns a player at rest.
 func (w *world) player() *player {
 	w.t.Helper()
-	p := &player{w: w}
-	for _, db := range []*database{&w.crm, &w.marketing, &w.reporting} {
-		p.conns = append(p.conns, db.Connect(w.t, db.name))
-	}
-	p.Player = w.publisher.Play(p.conns[0], p.conns[1], p.conns[2], w.wasErased)
-	return p
+	return &player{w: w, Player: w.publisher.PlayOn(w.connections(), w.wasErased)}
 }
 
 func (w *world) wasErased(id int64, at time.Time) {
@@ -54,11 +49,7 @@ func (w *world) remaining() bool {
 // reconnect gives the player new connections, after a server was down.
 func (p *player) reconnect() {
 	p.w.t.Helper()
-	p.conns = nil
-	for _, db := range []*database{&p.w.crm, &p.w.marketing, &p.w.reporting} {
-		p.conns = append(p.conns, db.Connect(p.w.t, db.name))
-	}
-	p.Reconnect(p.conns[0], p.conns[1], p.conns[2])
+	p.ReconnectOn(p.w.connections())
 }
 
 // erase runs the CRM's procedure on a customer.
@@ -151,7 +142,7 @@ func keyOf(id int64) []byte { return schema.CanonicalKey(nil, []byte(fmt.Sprint(
 func (w *world) followed(within time.Duration) {
 	w.t.Helper()
 	testenv.Eventually(w.t, within, func() error {
-		diff, err := demo.Differences(w.ctx, w.crm.conn, w.marketing.conn, w.reporting.conn)
+		diff, err := demo.DifferencesOn(w.ctx, w.databases())
 		if err == nil && len(diff) > 0 {
 			err = fmt.Errorf("%d differences: %s", len(diff), strings.Join(diff[:min(len(diff), 10)], "; "))
 		}
@@ -167,9 +158,12 @@ func (w *world) unproven() error {
 	w.mu.Unlock()
 	var errs []error
 	for _, name := range replicaNames {
-		var have int
-		err := w.replica(name).conn.QueryRow(w.ctx, `select count(distinct case_id) from lethe.receipt r where state = 'verified'
-			and exists (select from lethe.pending p where p.case_id = r.case_id and p.state = 'verified')`).Scan(&have)
+		have := 0
+		text, err := w.replica(name).text(w.ctx, `select count(distinct case_id) from lethe.receipt r where state = 'verified'
+			and exists (select from lethe.pending p where p.case_id = r.case_id and p.state = 'verified')`)
+		if err == nil {
+			have, err = strconv.Atoi(text)
+		}
 		if err == nil && have < want {
 			err = fmt.Errorf("%s: %d of %d erasures are verified", name, have, want)
 		}
@@ -184,11 +178,7 @@ type receipt = schema.Receipt
 // receipts returns all of a replica's receipts; each must carry a good signature of that replica.
 func (w *world) receipts(replica string) []*receipt {
 	w.t.Helper()
-	rows, err := w.replica(replica).conn.Query(w.ctx, "select body from lethe.receipt order by made_at, receipt_id")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	bodies, err := w.replica(replica).bodies(w.ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -208,6 +198,31 @@ func (w *world) receipts(replica string) []*receipt {
 		out = append(out, r)
 	}
 	return out
+}
+
+// bodies returns the stored receipts in the order of their making.
+func (d *database) bodies(ctx context.Context) (list [][]byte, err error) {
+	const query = "select body from lethe.receipt order by made_at, receipt_id"
+	if d.mysql == nil {
+		rows, err := d.conn.Query(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	}
+	rows, err := d.pool.QueryContext(ctx, mysqlOf(query))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var body []byte
+		if err := rows.Scan(&body); err != nil {
+			return nil, err
+		}
+		list = append(list, body)
+	}
+	return list, rows.Err()
 }
 
 // settled checks the invariants that hold once everything has followed: each erasure has exactly one effective receipt in

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,6 +44,7 @@ var replicaNames = []string{"marketing", "reporting"}
 type options struct {
 	crm, replicas *testenv.Postgres // nil: shared ones, of the versions below
 	marketing     *testenv.Postgres // nil: the server of the replicas
+	on            engines           // MySQL and MariaDB in the place of PostgreSQL
 	crmVersion    int               // default 15; the replicas get the other one
 	kafka         *testenv.Kafka    // nil: the shared one
 	customers     int               // negative: none
@@ -60,10 +62,14 @@ type options struct {
 
 // database is one of the three, with the logins that the scripts of deploy/ made.
 type database struct {
-	*testenv.Postgres
+	*testenv.Postgres                // nil: it is in mysql
+	mysql             *testenv.MySQL // nil: it is in Postgres
+
 	name               string
 	run, owner, verify string // roles
 	conn               *pgx.Conn
+	pool               *sql.DB   // of mysql, in place of conn
+	oracle             *sql.Conn // of mysql, for the publisher's oracle
 }
 
 // world is a CRM, two replicas, topics of its own and Lethe's keys and config file.
@@ -130,7 +136,7 @@ func newWorld(t *testing.T, o options) *world {
 		w.setupReplica(o, name)
 	}
 	if o.customers >= 0 && !o.unfilled {
-		if err := w.publisher.Fill(w.ctx, w.crm.conn, w.marketing.conn, w.reporting.conn); err != nil {
+		if err := w.publisher.FillOn(w.ctx, w.databases()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -163,19 +169,26 @@ func (w *world) openDatabases(o options) {
 	w.customers = max(o.customers, 1)
 	w.publisher = demo.NewPublisher(w.customers)
 	crm, marketing, reporting := demo.Schemas()
+	myCRM, myMarketing, myReporting := demo.MySQLSchemas()
 	if o.schemas != nil {
 		crm, marketing, reporting = o.schemas[0], o.schemas[1], o.schemas[2]
 	}
 	for _, d := range []struct {
 		db     *database
 		server *testenv.Postgres
+		mysql  *testenv.MySQL
 		prefix string
 		sql    []string
+		tables string // for MySQL
 	}{
-		{&w.crm, o.crm, "", []string{crm, o.crmSQL}},
-		{&w.marketing, o.marketing, "_m", []string{marketing, o.marketingSQL}},
-		{&w.reporting, o.replicas, "_r", []string{reporting}},
+		{&w.crm, o.crm, o.on.crm, "", []string{crm, o.crmSQL}, myCRM},
+		{&w.marketing, o.marketing, o.on.marketing, "_m", []string{marketing, o.marketingSQL}, myMarketing},
+		{&w.reporting, o.replicas, o.on.reporting, "_r", []string{reporting}, myReporting},
 	} {
+		if d.mysql != nil {
+			w.openMySQL(d.db, d.mysql, d.prefix, d.tables)
+			continue
+		}
 		*d.db = database{
 			Postgres: d.server, name: d.server.NewDatabase(w.t),
 			run: w.name + d.prefix, owner: w.name + d.prefix + "_owner", verify: w.name + d.prefix + "_verify",
@@ -196,9 +209,9 @@ func (w *world) expandConfig(text string, o options) string {
 	values := map[string]string{
 		"KEYS": filepath.Join(w.dir, "keys"), "BROKER": w.kafka.Brokers()[0], "PREFIX": w.name, "SLOT": w.name,
 		"COOL_OFF": o.coolOff, "BREAKER": fmt.Sprint(o.breaker),
-		"CRM":       w.crm.DSN(w.crm.name, w.crm.run),
-		"MARKETING": w.marketing.DSN(w.marketing.name, w.marketing.run), "MARKETING_VERIFY": w.marketing.DSN(w.marketing.name, w.marketing.verify),
-		"REPORTING": w.reporting.DSN(w.reporting.name, w.reporting.run), "REPORTING_VERIFY": w.reporting.DSN(w.reporting.name, w.reporting.verify),
+		"CRM":       w.crm.login(w.crm.run),
+		"MARKETING": w.marketing.login(w.marketing.run), "MARKETING_VERIFY": w.marketing.login(w.marketing.verify),
+		"REPORTING": w.reporting.login(w.reporting.run), "REPORTING_VERIFY": w.reporting.login(w.reporting.verify),
 	}
 	return os.Expand(text, func(name string) string {
 		if v, ok := values[name]; ok {
@@ -219,7 +232,7 @@ func (w *world) writeConfig(o options) {
 		yaml = o.yaml(yaml)
 	}
 	w.file = filepath.Join(w.dir, "lethe.yaml")
-	if err := os.WriteFile(w.file, []byte(w.expandConfig(yaml, o)), 0o600); err != nil {
+	if err := os.WriteFile(w.file, []byte(w.expandConfig(w.dialect(yaml), o)), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
 	if w.cfg, err = config.Load(w.file); err != nil {
@@ -300,6 +313,10 @@ func (w *world) sourceOptions() source.Options {
 // setupSource runs the source's script, and wants `lethe check` to find nothing to complain of then.
 func (w *world) setupSource(o options) {
 	w.t.Helper()
+	if w.crm.mysql != nil {
+		w.setupMySQLSource()
+		return
+	}
 	variables := map[string]string{"role": w.crm.run, "slot": w.cfg.Source.Postgres.Slot, "publication": w.cfg.Source.Postgres.Publication}
 	if o.sourceTables != "" {
 		variables["tables"] = o.sourceTables
@@ -320,6 +337,10 @@ func (w *world) setupSource(o options) {
 func (w *world) setupReplica(o options, name string) {
 	w.t.Helper()
 	db, mapped := w.replica(name), mappings[name]
+	if db.mysql != nil {
+		w.setupMySQLReplica(name)
+		return
+	}
 	if o.mapped != nil {
 		mapped = o.mapped[name]
 	}
@@ -357,13 +378,17 @@ func (w *world) replica(name string) *database {
 // reconnect opens the test's own connection to a database again, after its server was down.
 func (w *world) reconnect(db *database) {
 	w.t.Helper()
-	db.conn = db.Connect(w.t, db.name)
+	if db.mysql == nil {
+		db.conn = db.Connect(w.t, db.name)
+		return
+	}
+	w.listen(db)
 }
 
 // exec runs a statement in one of the databases as the superuser.
 func (w *world) exec(db *database, sql string, args ...any) {
 	w.t.Helper()
-	if _, err := db.conn.Exec(w.ctx, sql, args...); err != nil {
+	if err := db.exec(w.ctx, sql, args...); err != nil {
 		w.t.Fatalf("%v\n%s", err, sql)
 	}
 }
@@ -378,8 +403,19 @@ func (w *world) query(db *database, sql string, args ...any) string {
 	return text
 }
 
-func (d *database) text(ctx context.Context, sql string, args ...any) (string, error) {
-	rows, err := d.conn.Query(ctx, sql, args...)
+func (d *database) exec(ctx context.Context, statement string, args ...any) error {
+	if d.mysql != nil {
+		return d.mysqlExec(ctx, statement, args...)
+	}
+	_, err := d.conn.Exec(ctx, statement, args...)
+	return err
+}
+
+func (d *database) text(ctx context.Context, query string, args ...any) (string, error) {
+	if d.mysql != nil {
+		return d.mysqlText(ctx, query, args...)
+	}
+	rows, err := d.conn.Query(ctx, query, args...)
 	if err != nil {
 		return "", err
 	}
