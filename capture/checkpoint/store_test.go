@@ -43,9 +43,10 @@ func sample(commit uint64) *capture.Checkpoint {
 	at := time.Date(2026, 5, 4, 3, 2, 1, 500e6, time.UTC)
 	return &capture.Checkpoint{
 		Source:      "crm",
-		Identity:    capture.Identity{SystemID: "7412", Epoch: 2, Slot: "lethe", SlotGeneration: "g1"},
+		Identity:    capture.Identity{SystemID: "7412", Epoch: 2, Slot: "lethe", SlotGeneration: "g1", Start: "0-1-1"},
 		Incarnation: 3, XID: 77, CommittedAt: at, WrittenAt: at.Add(time.Second),
-		Position: capture.Position{Epoch: 2, Commit: commit, End: commit + 1<<60, GTID: "0-1-2"},
+		Position: capture.Position{Epoch: 2, Commit: commit, End: commit + 1<<60, GTID: "0-1-2", Before: "0-1-1"},
+		Epochs:   []capture.Epoch{{Number: 1, Origin: "u", From: 7}, {Number: 2, Origin: "v:tag", From: 1 << 62}},
 		Gaps: []capture.OpenGap{
 			{ID: "a", Cause: capture.GapTruncate, From: schema.NewOrder(3, 2, commit, 5), OpenedAt: at},
 			{ID: "b", Cause: capture.GapSlotLost, From: schema.NewOrder(1, 2, 3, 4), OpenedAt: at, Resumed: true},
