@@ -78,7 +78,7 @@ func FuzzJSON(f *testing.F) {
 		if mariadb {
 			return
 		}
-		d := newRowDecoder(rowOptions{Needs: allNeeds(tableMap), Charsets: testCharsets})
+		d := newRowDecoder(rowOptions{Needs: allNeeds(tableMap, false), Charsets: testCharsets})
 		if d.tableMap(tableMap) != nil {
 			return
 		}

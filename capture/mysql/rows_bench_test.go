@@ -22,9 +22,9 @@ func BenchmarkRows(b *testing.B) {
 		}
 	})
 	b.Run("lethe", func(b *testing.B) {
-		needs := allNeeds(events[0].tableMap)
+		needs := allNeeds(events[0].tableMap, false)
 		for _, e := range events {
-			maps.Copy(needs, allNeeds(e.tableMap))
+			maps.Copy(needs, allNeeds(e.tableMap, false))
 		}
 		d := newRowDecoder(rowOptions{Needs: needs, Charsets: testCharsets})
 		benchmarkDecoder(b, d, func(d *rowDecoder, read func(*capture.Change) error) error {

@@ -199,7 +199,7 @@ func sameNumber(a, b string) bool {
 // many row images were compared.
 func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kind replication.EventType, rows []byte) int {
 	t.Helper()
-	d := newRowDecoder(rowOptions{Needs: allNeeds(tableMap), Charsets: known, MariaDB: mariadb})
+	d := newRowDecoder(rowOptions{Needs: allNeeds(tableMap, mariadb), Charsets: known, MariaDB: mariadb})
 	if err := d.tableMap(tableMap); err != nil {
 		return 0
 	}
@@ -212,15 +212,19 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 	if err != nil {
 		return 0
 	}
+	// The library believes any length and would ask for all the memory there is: it gets what we could read.
+	s := d.byID[tableID(tableMap)]
+	if s.table == nil {
+		return 0
+	}
 	o, err := newOracle(mariadb)
 	if err != nil {
 		t.Fatal(err)
 	}
 	event, ok := o.rows(tableMap, kind, rows)
-	if !ok || len(tableMap) < 6 {
+	if !ok {
 		return 0
 	}
-	s := d.byID[tableID(tableMap)]
 	var images [][]capture.Value
 	for _, p := range got {
 		if p.old != nil {
@@ -229,9 +233,6 @@ func decodeBoth(t *testing.T, known charsets, mariadb bool, tableMap []byte, kin
 		if p.new != nil {
 			images = append(images, p.new)
 		}
-	}
-	if s.table == nil {
-		return 0
 	}
 	if len(images) != len(event.Rows) {
 		t.Fatalf("%d images, go-mysql has %d", len(images), len(event.Rows))
@@ -258,7 +259,7 @@ func cloneRow(row []capture.Value) []capture.Value {
 }
 
 // allNeeds maps all columns of the table that a map describes.
-func allNeeds(body []byte) map[string]TableNeeds {
+func allNeeds(body []byte, mariadb bool) map[string]TableNeeds {
 	if len(body) < 8 {
 		return nil
 	}
@@ -268,7 +269,7 @@ func allNeeds(body []byte) map[string]TableNeeds {
 	table := c.bytes(c.packed())
 	c.bytes(1)
 	var m tableMap
-	if m.read(&c, false) != nil {
+	if m.read(&c, mariadb) != nil {
 		return nil
 	}
 	return map[string]TableNeeds{string(schema) + "." + string(table): {Columns: m.names}}
