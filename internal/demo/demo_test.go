@@ -16,7 +16,21 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 // TestDayFollowsAndIsProven runs the whole demo in small.
 func TestDayFollowsAndIsProven(t *testing.T) {
 	testenv.RequirePostgres(t, oldestPostgres)
-	s, err := Run(t.Context(), Options{For: 8 * time.Second, Customers: 1000, Rate: 150, CoolOff: time.Second, Out: t.Output()})
+	followsAndIsProven(t, Options{})
+}
+
+// TestDayFollowsFromMySQLToMariaDB is the same with a CRM on MySQL and marketing on MariaDB.
+func TestDayFollowsFromMySQLToMariaDB(t *testing.T) {
+	testenv.RequirePostgres(t, oldestPostgres)
+	testenv.RequireMySQL(t, testenv.MySQLServer)
+	testenv.RequireMySQL(t, testenv.MariaDB)
+	followsAndIsProven(t, Options{Source: MySQL, Marketing: MariaDB})
+}
+
+func followsAndIsProven(t *testing.T, o Options) {
+	t.Helper()
+	o.For, o.Customers, o.Rate, o.CoolOff, o.Out = 8*time.Second, 1000, 150, time.Second, t.Output()
+	s, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatalf("%v: %+v", err, s)
 	}
