@@ -19,17 +19,17 @@ type epochs struct {
 	last   uint64
 }
 
-// of returns the epoch of the next transaction, and whether it is a new one.
+// of returns the epoch of the next transaction, and whether it is a new one. An epoch that is known and lies ahead begins
+// again at the transaction that it began with.
 func (e *epochs) of(origin string, n uint64) (epoch uint32, isNew bool) {
-	for i := len(e.list) - 1; i >= 0; i-- {
-		known := &e.list[i]
-		if known.Number < e.now {
-			break
+	for i := range e.list {
+		if known := &e.list[i]; known.Number > e.now && known.Origin == origin && known.From == n {
+			e.now, e.origin, e.last = known.Number, origin, n
+			return e.now, false
 		}
-		if known.Origin != origin || known.From > n || known.Number == e.now && n <= e.last {
-			continue
-		}
-		e.now, e.origin, e.last = known.Number, origin, n
+	}
+	if e.now != 0 && origin == e.origin && n > e.last {
+		e.last = n
 		return e.now, false
 	}
 	next := uint32(firstEpoch)
