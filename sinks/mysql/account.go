@@ -27,6 +27,7 @@ const (
 	errColumnDenied   = 1143
 	errNoGrant        = 1141
 	errNoAccount      = 1133
+	errCannotCreate   = 1410 // MySQL, where a GRANT names nobody
 	errAdminDenied    = 1227
 )
 

@@ -150,9 +150,10 @@ var faulty = map[string]struct {
 	want   string // code and object
 	says   string
 	fixed  bool // the statement mends it
+	one    bool // both servers behave alike: MariaDB is enough
 }{
-	"column":    {broken: `ALTER TABLE contact DROP COLUMN offers`, want: "column_missing contact.offers", says: "does not exist"},
-	"table":     {broken: `DROP TABLE note`, want: "table_missing note", says: "correct the mapping"},
+	"column":    {broken: `ALTER TABLE contact DROP COLUMN offers`, want: "column_missing contact.offers", says: "does not exist", one: true},
+	"table":     {broken: `DROP TABLE note`, want: "table_missing note", says: "correct the mapping", one: true},
 	"engine":    {broken: `ALTER TABLE note DROP FOREIGN KEY note_ibfk_1; ALTER TABLE note ENGINE=MyISAM`, want: "table_engine note", says: "MyISAM", fixed: true},
 	"privilege": {broken: `REVOKE UPDATE ON contact FROM {role}`, want: "privilege_missing contact", says: "lacks UPDATE on", fixed: true},
 	"delete":    {broken: `REVOKE DELETE ON note FROM {role}`, want: "privilege_missing note", says: "may not delete", fixed: true},
@@ -163,12 +164,12 @@ var faulty = map[string]struct {
 	"ledger meta": {broken: `REVOKE SELECT ON lethe_meta FROM {role}`, want: "privilege_missing lethe_meta", says: "lacks SELECT", fixed: true},
 	"digest": {
 		broken: `UPDATE lethe_meta SET v = 'ab' WHERE k = 'mapping_digest'`, want: "mapping_digest the tables with prefix lethe_", says: "another mapping is the active one",
-		fixed: true,
+		fixed: true, one: true,
 	},
-	"foreign": {broken: `UPDATE lethe_meta SET v = 'other' WHERE k = 'replica'`, want: "ledger the tables with prefix lethe_", says: "of its own"},
-	"newer":   {broken: `UPDATE lethe_meta SET v = '99' WHERE k = 'schema_version'`, want: "ledger the tables with prefix lethe_", says: "newer Lethe"},
+	"foreign": {broken: `UPDATE lethe_meta SET v = 'other' WHERE k = 'replica'`, want: "ledger the tables with prefix lethe_", says: "of its own", one: true},
+	"newer":   {broken: `UPDATE lethe_meta SET v = '99' WHERE k = 'schema_version'`, want: "ledger the tables with prefix lethe_", says: "newer Lethe", one: true},
 	"cut off": {
-		broken: `DELETE FROM lethe_meta WHERE k = 'schema_version'`, want: "ledger the tables with prefix lethe_", says: "lethe setup", fixed: true,
+		broken: `DELETE FROM lethe_meta WHERE k = 'schema_version'`, want: "ledger the tables with prefix lethe_", says: "lethe setup", fixed: true, one: true,
 	},
 	"witness": {broken: `REVOKE ALL ON lethe_witness FROM {role}`, want: "privilege_missing lethe_witness", says: "lacks", fixed: true},
 	"audience": {
@@ -195,6 +196,9 @@ var faulty = map[string]struct {
 func TestCheckNamesEachFault(t *testing.T) {
 	flavors(t, func(t *testing.T, flavor string) {
 		for name, tc := range faulty {
+			if tc.one && flavor != testenv.MariaDB {
+				continue
+			}
 			t.Run(name, func(t *testing.T) {
 				var change []func(*config.Replica)
 				if tc.change != nil {

@@ -32,8 +32,9 @@ type tableGrant struct {
 }
 
 // may reports whether the account has a privilege on a column, on the whole table for an empty column, or on the whole
-// database for an empty table.
+// database for an empty table. Capitals do not matter: whether they do in a server's names depends on its file system.
 func (g *grants) may(privilege, database, table, column string) bool {
+	database = strings.ToLower(database)
 	revoked := slices.ContainsFunc(g.revoked, func(d databaseGrant) bool { return d.pattern == database && d.privileges[privilege] })
 	if has(g.global, privilege) && !revoked {
 		return true
@@ -43,7 +44,7 @@ func (g *grants) may(privilege, database, table, column string) bool {
 			return true
 		}
 	}
-	t := g.tables[[2]string{database, table}]
+	t := g.tables[[2]string{database, strings.ToLower(table)}]
 	if t == nil || table == "" {
 		return false
 	}
@@ -52,7 +53,7 @@ func (g *grants) may(privilege, database, table, column string) bool {
 
 // mayAny reports whether the account has a privilege on the table or one of its columns.
 func (g *grants) mayAny(privilege, database, table string) bool {
-	t := g.tables[[2]string{database, table}]
+	t := g.tables[[2]string{strings.ToLower(database), strings.ToLower(table)}]
 	return g.may(privilege, database, table, "") || t != nil && len(t.columns[privilege]) > 0
 }
 
@@ -114,6 +115,7 @@ func parseGrants(lines []string, literalNames bool) *grants {
 		if !ok {
 			continue
 		}
+		database, table = strings.ToLower(database), strings.ToLower(table)
 		whole := map[string]bool{}
 		for _, p := range list {
 			if len(p.columns) == 0 {

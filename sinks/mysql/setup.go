@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"lethe/config"
+	"lethe/internal/pii"
 	"lethe/sinks"
 	"lethe/sinks/ledger"
 )
@@ -65,17 +66,29 @@ func Setup(ctx context.Context, db *sql.DB, o SetupOptions) ([]Finding, error) {
 	if err != nil {
 		return findings, err
 	}
-	if m.server.mariadb { // a migration takes as long as the tables are large
-		if _, err := conn.ExecContext(ctx, "SET SESSION max_statement_time = 0"); err != nil {
-			return findings, classify(opSetup, err)
-		}
+	statements := s.statements(m, version)
+	if m.server.mariadb {
+		// A migration takes as long as the tables are large, and a GRANT must not make a login that is not there, without password.
+		statements = append([]string{"SET SESSION max_statement_time = 0, sql_mode = CONCAT(@@sql_mode, ',NO_AUTO_CREATE_USER')"}, statements...)
 	}
-	for _, statement := range s.statements(m, version) {
+	for _, statement := range statements {
 		if _, err := conn.ExecContext(ctx, statement); err != nil {
-			return findings, classify(opSetup, err)
+			return findings, s.failed(err)
 		}
 	}
 	return findings, nil
+}
+
+// failed tells what it means that a statement has failed.
+func (s *setup) failed(err error) error {
+	switch pii.MySQLNumber(err) {
+	case errNoAccount, errCannotCreate:
+		return &sinks.Error{
+			Class: sinks.Permanent, Op: opSetup, Code: CodeLogin, Err: pii.DriverError(err),
+			Hint: "the run role or one that may read the status does not exist: make the login first (CREATE USER)",
+		}
+	}
+	return classify(opSetup, err)
 }
 
 type setup struct {

@@ -186,6 +186,21 @@ func TestLedgerKeysAreBytes(t *testing.T) {
 	})
 }
 
+// A GRANT to nobody would make a login without a password on MariaDB.
+func TestSetupMakesNoLogin(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		s := newSite(t, flavor)
+		o := SetupOptions{Name: "marketing", Source: "crm", Config: s.cfg, Digest: s.cfg.Digest(), RunRole: testenv.UniqueName("nobody")}
+		if _, err := Setup(s.ctx, s.db, o); sinks.CodeOf(err) != CodeLogin || sinks.Classify(err) != sinks.Permanent {
+			t.Errorf("setup for a login that does not exist: %v", err)
+		}
+		s.want(`SELECT COUNT(*) FROM mysql.user WHERE User = ?`, "0", o.RunRole)
+		if err := s.verify(); sinks.CodeOf(err) != "ledger_missing" {
+			t.Errorf("the tables are taken for complete: %v", err)
+		}
+	})
+}
+
 func TestSetupNeedsADatabase(t *testing.T) {
 	s := newSite(t, testenv.MariaDB)
 	s.name = ""
