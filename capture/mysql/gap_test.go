@@ -18,7 +18,7 @@ func onPrivate(t *testing.T, o testenv.MySQLOptions, f func(t *testing.T, e *env
 	forFlavors(t, func(t *testing.T, flavor string) {
 		o.Flavor = flavor
 		e := newEnv(t, testenv.NewMySQL(t, o))
-		e.exec(t, "CREATE TABLE a (id int PRIMARY KEY, v varchar(20))", "CREATE TABLE other (id int PRIMARY KEY)")
+		e.exec(t, "CREATE TABLE a (id int PRIMARY KEY, v varchar(1000))", "CREATE TABLE other (id int PRIMARY KEY)")
 		e.need("a", "id", "v")
 		e.track(t)
 		f(t, e)
