@@ -90,7 +90,7 @@ var mysqlDialect = &dialect{
 		}
 		return column + " in (" + strings.Join(marks, ", ") + ")", args
 	},
-	ledger:  func(table string) string { return "lethe_" + table },
+	ledger: func(table string) string { return "lethe_" + table },
 	ledgers: `select table_name from information_schema.tables where table_schema = database() and table_name like 'lethe\_%'
 		and table_type = 'BASE TABLE'`,
 }
