@@ -223,7 +223,7 @@ func appendTemporal(dst []byte, c *column, b []byte) []byte {
 		return appendTime2(dst, b, c.scale)
 	case formDatetime:
 		n := little(b)
-		dst = appendDate(dst, n/10000000000%10000, n/100000000%100, n/1000000%100)
+		dst = appendDate(dst, n/10000000000, n/100000000%100, n/1000000%100)
 		return appendClock(append(dst, ' '), n/10000%100, n/100%100, n%100)
 	case formDatetime2:
 		dst = appendPackedDatetime(dst, big(b[:5])&(1<<39-1))
