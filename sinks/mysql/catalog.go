@@ -213,7 +213,7 @@ func (t *table) loadColumns(ctx context.Context, q querier) error {
 			c := &column{}
 			var length uint64 // of LONGTEXT it is 2^32-1
 			err := scan(&c.name, &c.typ, &c.base, &c.notNull, &c.fixed, &c.filled, &length, &c.precision, &c.scale, &c.charset, &c.collation)
-			c.length = int(min(length, 1<<31-1)) //nolint:gosec // bounded
+			c.length = int(min(length, 1<<31-1))
 			c.classify()
 			t.columns = append(t.columns, c)
 			return err

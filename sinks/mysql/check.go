@@ -260,10 +260,7 @@ func (c *checker) audienceNeeds(ctx context.Context, m *Mapping, needs tablePriv
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
 	from, _ := m.audienceOf()
-	rows, err := tx.QueryContext(ctx, "EXPLAIN SELECT a.k FROM "+from)
-	if err == nil {
-		err = errors.Join(rows.Close(), rows.Err())
-	}
+	_, err = tx.ExecContext(ctx, "EXPLAIN SELECT a.k FROM "+from) //nolint:gosec // the operator's own query, out of the config
 	switch reduced := pii.DriverError(err); {
 	case err == nil, denied(err): // a privilege: said by compare
 		return nil

@@ -361,11 +361,24 @@ func TestGrantsAreParsed(t *testing.T) {
 		privilege, database, table, column string
 		want                               bool
 	}{
-		{"RELOAD", "any", "t", "", true}, {"SELECT", "any", "t", "", false}, {"REFERENCES", "my_db", "t", "", true}, {"REFERENCES", "myxdb", "t", "", false},
-		{"SELECT", "all", "t", "c", true}, {"DELETE", "shard_7", "t", "", true}, {"DELETE", "shards7", "t", "", true}, {"DELETE", "shard", "t", "", false},
-		{"SELECT", "db", "ta ble", "a b", true}, {"SELECT", "db", "ta ble", "X,Y)", true}, {"SELECT", "db", "ta ble", "t`k", true}, {"SELECT", "db", "ta ble", "", false},
-		{"INSERT", "db", "ta ble", "any", true}, {"UPDATE", "db", "ta ble", "a ON b", true}, {"UPDATE", "db", "ta ble", "other", false},
-		{"SELECT", "db", "old", "b", true}, {"EXECUTE", "db", "p", "", false}, {"UPDATE", "db", "", "", false},
+		{"RELOAD", "any", "t", "", true},
+		{"SELECT", "any", "t", "", false},
+		{"REFERENCES", "my_db", "t", "", true},
+		{"REFERENCES", "myxdb", "t", "", false},
+		{"SELECT", "all", "t", "c", true},
+		{"DELETE", "shard_7", "t", "", true},
+		{"DELETE", "shards7", "t", "", true},
+		{"DELETE", "shard", "t", "", false},
+		{"SELECT", "db", "ta ble", "a b", true},
+		{"SELECT", "db", "ta ble", "X,Y)", true},
+		{"SELECT", "db", "ta ble", "t`k", true},
+		{"SELECT", "db", "ta ble", "", false},
+		{"INSERT", "db", "ta ble", "any", true},
+		{"UPDATE", "db", "ta ble", "a ON b", true},
+		{"UPDATE", "db", "ta ble", "other", false},
+		{"SELECT", "db", "old", "b", true},
+		{"EXECUTE", "db", "p", "", false},
+		{"UPDATE", "db", "", "", false},
 	} {
 		if got := g.may(test.privilege, test.database, test.table, test.column); got != test.want {
 			t.Errorf("%+v: %v", test, got)

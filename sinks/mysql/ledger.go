@@ -31,7 +31,8 @@ var tableNames = []string{
 //   - readback.due_at and pending.due_at are `never` where nothing comes by itself.
 //   - Documents are LONGTEXT: only Lethe reads them, and MariaDB's JSON is nothing else.
 //   - Constraints have no names: MySQL wants them unique in the whole database.
-var migrations = [][]string{{`
+var migrations = [][]string{{
+	`
 CREATE TABLE IF NOT EXISTS {p}meta (
   k VARCHAR(64) NOT NULL PRIMARY KEY,
   v VARCHAR(1024) NOT NULL

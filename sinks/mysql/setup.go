@@ -201,7 +201,9 @@ func (s *setup) version(ctx context.Context) (int, error) {
 // statements are what is left to do from a version on. Each can be run again; the last one says that all have run.
 func (s *setup) statements(m *Mapping, version int) []string {
 	out := append(s.ledger.migrationsFrom(version), s.ledger.sql(`INSERT INTO {p}meta (k, v) VALUES `)+pairs([][2]string{
-		{ledger.MetaReplica, s.o.Name}, {ledger.MetaSource, s.o.Source}, {ledger.MetaWitness, "0"},
+		{ledger.MetaReplica, s.o.Name},
+		{ledger.MetaSource, s.o.Source},
+		{ledger.MetaWitness, "0"},
 		{ledger.MetaFolded, ledger.FoldedUnder(s.o.Config, s.o.Digest)},
 	})+` ON DUPLICATE KEY UPDATE k = VALUES(k)`)
 	for _, name := range m.witnessTables() {
