@@ -26,8 +26,10 @@ CREATE TABLE IF NOT EXISTS `crm`.`lethe_heartbeat` (
 INSERT IGNORE INTO `crm`.`lethe_heartbeat` (id, emitted_ms, beat) VALUES (1, 0, 0);
 GRANT SELECT, UPDATE ON `crm`.`lethe_heartbeat` TO `lethe`@`%`;
 
--- The mapped columns, and the keys by which tables hang together: `check` compares them with the mapping and walks the
--- foreign keys, because InnoDB writes no cascade into the log.
+-- How the tables are made: `check` walks the foreign keys, because InnoDB writes no cascade into the log. REFERENCES is the
+-- least that shows them: it reads no row, and is of use only to who may make tables.
+GRANT REFERENCES ON `crm`.* TO `lethe`@`%`;
+-- The mapped columns, and the keys by which tables hang together, which `check` compares with the mapping.
 GRANT SELECT (customer_id, last_name, first_name, national_id, birth_date, gender, qualifier_1, qualifier_2, status, blocked,
               ok_for_promo, no_marketing, restricted_until) ON `crm`.`customer` TO `lethe`@`%`;
 GRANT SELECT (note_id, customer_id, note_code) ON `crm`.`customer_note` TO `lethe`@`%`;
@@ -42,6 +44,10 @@ GRANT SELECT (answer_id, customer_id, answer_text) ON `crm`.`questionnaire_answe
 GRANT SELECT (vendor_id, customer_id, name, contact, email) ON `crm`.`vendor` TO `lethe`@`%`;
 GRANT SELECT (consent_id, customer_id, purpose_code, channel_code, contact_id, status, legal_basis, document_id, valid_until)
   ON `crm`.`consent` TO `lethe`@`%`;
+
+-- MariaDB shows a table's foreign keys to no login that has privileges on columns alone, and `check` warns of each table whose
+-- cascades it cannot see. REFERENCES is the least that shows them, and is of use only to a login that may make tables:
+--   GRANT REFERENCES ON `crm`.`consent` TO `lethe`@`%`;   -- and so for every mapped table
 
 -- Settings of the server, for its owner to decide. On MySQL SET PERSIST keeps them over a restart; on MariaDB write them
 -- into my.cnf too. Sessions that are open keep the old ones until they connect again.

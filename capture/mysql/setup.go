@@ -36,6 +36,12 @@ func Setup(ctx context.Context, owner mysqlconn.Login, o Options) (ran []string,
 	if err := before.run(ctx); err != nil {
 		return nil, nil, err
 	}
+	if before.mariadb {
+		// Otherwise a GRANT to a login that somebody dropped meanwhile would make one that needs no password.
+		if _, err := conn.ExecContext(ctx, "SET SESSION sql_mode = CONCAT(@@session.sql_mode, ',NO_AUTO_CREATE_USER')"); err != nil {
+			return nil, nil, fmt.Errorf("preparing the owner's session: %w", pii.DriverError(err))
+		}
+	}
 	for i := range before.findings {
 		f := &before.findings[i]
 		if f.byOwner {
