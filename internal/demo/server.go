@@ -47,7 +47,7 @@ func startServer(ctx context.Context, kind, dir string) (server, error) {
 		Flavor: map[string]string{MySQL: testenv.MySQLServer, MariaDB: testenv.MariaDB}[kind], Dir: dir,
 	})
 	if errors.Is(err, testenv.ErrMissing) {
-		return nil, fmt.Errorf("no %s found: `make demo SOURCE=%s` installs one: %w", titles[kind], kind, err)
+		return nil, fmt.Errorf("no %s found: `make demo SOURCE=%s MARKETING=%s` installs one: %w", titles[kind], kind, kind, err)
 	}
 	if err != nil {
 		return nil, err
