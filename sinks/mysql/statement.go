@@ -181,14 +181,6 @@ func appendText(out []byte, s string) []byte {
 	return append(out, '"')
 }
 
-// appendTextOrNull adds JSON text; the empty string is null.
-func appendTextOrNull(out []byte, s string) []byte {
-	if s == "" {
-		return append(out, "null"...)
-	}
-	return appendText(out, s)
-}
-
 // timeForm is how times go in and out as text: in UTC, to the microsecond.
 const timeForm = "2006-01-02 15:04:05.000000"
 

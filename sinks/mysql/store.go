@@ -43,16 +43,6 @@ func rowsOf(columns ...string) *rowSet {
 	return &rowSet{columns: b.String()}
 }
 
-// begin starts a row; the values follow in the order of the columns, each behind next but the first.
-func (r *rowSet) begin() {
-	r.doc = append(r.doc, separator(r.n)+"["...)
-	r.n++
-}
-
-func (r *rowSet) next() { r.doc = append(r.doc, ',') }
-
-func (r *rowSet) end() { r.doc = append(r.doc, ']') }
-
 // table is the rows as a table v.
 func (r *rowSet) table() string { return "JSON_TABLE(?, '$[*]' COLUMNS (" + r.columns + ")) AS v" }
 
@@ -61,10 +51,11 @@ func (r *rowSet) arg() string { return string(closeList(r.doc)) }
 // add appends one row of ready values: []byte (hexadecimal digits), string, int64, bool, time.Time; a nil []byte, a zero time
 // and a nil are null.
 func (r *rowSet) add(values ...any) {
-	r.begin()
+	r.doc = append(r.doc, separator(r.n)+"["...)
+	r.n++
 	for i, v := range values {
 		if i > 0 {
-			r.next()
+			r.doc = append(r.doc, ',')
 		}
 		switch v := v.(type) {
 		case []byte:
@@ -83,7 +74,7 @@ func (r *rowSet) add(values ...any) {
 			r.doc = append(r.doc, "null"...)
 		}
 	}
-	r.end()
+	r.doc = append(r.doc, ']')
 }
 
 // writeAll writes everything that a unit leaves in the ledger tables.
@@ -110,36 +101,13 @@ func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	return r.writeReceipts(ctx, tx, receipts)
 }
 
-func subjectRows() *rowSet {
-	return rowsOf("ref", typeKey, "part", typeInt, "sealed_key", typeHex, "state", typeWord, "erased_order", typeKey, "blocked", typeWord,
-		"unmatched_since", typeTime, "recheck_at", typeTime, "next_change_at", typeTime)
-}
-
-func (r *rowSet) addSubject(s *ledger.Subject, key []byte) {
-	r.begin()
-	r.doc = appendHex(r.doc, s.Ref[:])
-	r.next()
-	r.doc = strconv.AppendInt(r.doc, int64(s.Part), 10)
-	r.next()
-	r.doc = appendHex(r.doc, key)
-	r.next()
-	r.doc = appendText(r.doc, s.State)
-	r.next()
-	r.doc = appendHex(r.doc, s.ErasedOrder)
-	r.next()
-	r.doc = appendTextOrNull(r.doc, s.Blocked)
-	for _, t := range []time.Time{s.UnmatchedSince, s.RecheckAt, s.NextChange} {
-		r.next()
-		r.doc = appendTime(r.doc, t)
-	}
-	r.end()
-}
-
 // writeSubjects writes the rows of subjects that are new or have changed. An existing sealed key stays: rotation renews
 // it, not every event. Whether a row exists is known, because the row of its partition has been ours since it was read;
 // so nothing is upserted.
 func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	inserts, updates := subjectRows(), subjectRows()
+	var inserts []any
+	updates := rowsOf("ref", typeKey, "part", typeInt, "sealed_key", typeHex, "state", typeWord, "erased_order", typeKey, "blocked", typeWord,
+		"unmatched_since", typeTime, "recheck_at", typeTime, "next_change_at", typeTime)
 	for _, s := range list {
 		if !s.Dirty {
 			continue
@@ -149,89 +117,56 @@ func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subj
 			return err
 		}
 		if s.Known {
-			updates.addSubject(s, key)
+			updates.add(s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked), s.UnmatchedSince, s.RecheckAt, s.NextChange)
 		} else {
-			inserts.addSubject(s, key)
+			inserts = append(inserts, s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked), timeArg(s.UnmatchedSince),
+				timeArg(s.RecheckAt), timeArg(s.NextChange))
 		}
 	}
-	if inserts.n > 0 {
-		_, err := tx.exec(ctx, r.ledger.sql(`
-			INSERT INTO {p}subject (ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at)
-			SELECT UNHEX(v.ref), v.part, UNHEX(v.sealed_key), v.state, UNHEX(v.erased_order), v.blocked, v.unmatched_since, v.recheck_at,
-				v.next_change_at FROM `+inserts.table()), inserts.arg())
-		if err != nil {
-			return own(err)
-		}
-	}
-	if updates.n > 0 {
-		_, err := tx.exec(ctx, r.ledger.sql(`
-			UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
-			SET s.sealed_key = COALESCE(s.sealed_key, UNHEX(v.sealed_key)), s.state = v.state, s.erased_order = UNHEX(v.erased_order),
-				s.blocked = v.blocked, s.unmatched_since = v.unmatched_since, s.recheck_at = v.recheck_at, s.next_change_at = v.next_change_at
-			WHERE s.ref = UNHEX(v.ref)`), updates.arg())
+	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}subject
+		(ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at) VALUES `), 9, inserts, "")
+	if err != nil {
 		return own(err)
 	}
-	return nil
-}
-
-func factRows() *rowSet {
-	return rowsOf("ref", typeKey, "scope", typeWord, "contact_ref", typeKey, "ord", typeKey, "as_of", typeTime, "state", typeWord,
-		"valid_until", typeTime, "event_id", typeKey)
-}
-
-func (r *rowSet) addFact(s *ledger.Subject, f *sinks.Fact) {
-	r.begin()
-	r.doc = appendHex(r.doc, s.Ref[:])
-	r.next()
-	r.doc = appendText(r.doc, f.Scope)
-	r.next()
-	r.doc = appendHex(r.doc, ledger.ContactBytes(f))
-	r.next()
-	r.doc = appendHex(r.doc, f.Order[:])
-	r.next()
-	r.doc = appendTime(r.doc, f.AsOf)
-	r.next()
-	r.doc = appendText(r.doc, string(f.State))
-	r.next()
-	r.doc = appendTime(r.doc, f.ValidUntil)
-	r.next()
-	r.doc = appendHex(r.doc, f.EventID[:])
-	r.end()
+	if updates.n == 0 {
+		return nil
+	}
+	_, err = tx.exec(ctx, r.ledger.sql(`
+		UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
+		SET s.sealed_key = COALESCE(s.sealed_key, UNHEX(v.sealed_key)), s.state = v.state, s.erased_order = UNHEX(v.erased_order),
+			s.blocked = v.blocked, s.unmatched_since = v.unmatched_since, s.recheck_at = v.recheck_at, s.next_change_at = v.next_change_at
+		WHERE s.ref = UNHEX(v.ref)`), updates.arg())
+	return own(err)
 }
 
 // writeFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
-// were read, because the row of their partition is ours.
+// were read, because the row of their partition is ours. A fact that takes the place of an older one changes its row, which
+// counts twice: any other number says that the row has gone.
 func (r *Replica) writeFacts(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	inserts, updates := factRows(), factRows()
+	const head, width = `INSERT INTO {p}fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id) VALUES `, 8
+	var inserts, updates []any
+	add := func(to []any, s *ledger.Subject, f *sinks.Fact) []any {
+		return append(to, s.Ref[:], f.Scope, ledger.ContactBytes(f), f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
+	}
 	for _, s := range list {
 		for _, i := range s.Fresh {
 			if i < len(s.Stored) {
-				updates.addFact(s, &s.Facts[i])
+				updates = add(updates, s, &s.Facts[i])
 			} else {
-				inserts.addFact(s, &s.Facts[i])
+				inserts = add(inserts, s, &s.Facts[i])
 			}
 		}
 	}
-	if inserts.n > 0 {
-		_, err := tx.exec(ctx, r.ledger.sql(`
-			INSERT INTO {p}fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id)
-			SELECT UNHEX(v.ref), v.scope, UNHEX(v.contact_ref), UNHEX(v.ord), v.as_of, v.state, v.valid_until, UNHEX(v.event_id)
-			FROM `+inserts.table()), inserts.arg())
-		if err != nil {
-			return own(err)
-		}
+	if _, err := tx.insert(ctx, r.ledger.sql(head), width, inserts, ""); err != nil {
+		return own(err)
 	}
-	if updates.n > 0 {
-		n, err := tx.exec(ctx, r.ledger.sql(`
-			UPDATE `+updates.table()+` STRAIGHT_JOIN {p}fact f
-			SET f.ord = UNHEX(v.ord), f.as_of = v.as_of, f.state = v.state, f.valid_until = v.valid_until, f.event_id = UNHEX(v.event_id)
-			WHERE f.ref = UNHEX(v.ref) AND f.scope = v.scope AND f.contact_ref = UNHEX(v.contact_ref)`), updates.arg())
-		if err != nil {
-			return own(err)
-		}
-		if n != int64(updates.n) { // a fact that took the place of an older one has another event
-			return ledger.ErrFactsMoved()
-		}
+	changed, err := tx.insert(ctx, r.ledger.sql(head), width, updates, ` ON DUPLICATE KEY UPDATE ord = VALUES(ord), as_of = VALUES(as_of),
+		state = VALUES(state), valid_until = VALUES(valid_until), event_id = VALUES(event_id)`)
+	if err != nil {
+		return own(err)
+	}
+	if changed != 2*int64(len(updates)/width) {
+		return ledger.ErrFactsMoved()
 	}
 	return nil
 }
@@ -242,22 +177,22 @@ func (r *Replica) writeCases(ctx context.Context, tx *tx, u *ledger.Unit) error 
 	if err != nil || len(pending) == 0 {
 		return err
 	}
-	rows := make([][]any, len(pending))
+	const width = 16
+	values := make([]any, 0, width*len(pending))
 	for i := range pending {
 		p := &pending[i]
-		rows[i] = []any{
-			p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, ledger.PendingSuppressed, p.Wait, p.Snapshot, textArg(p.RunID), p.Matched, p.Observed,
-			p.CommittedAt, p.ConfigDigest[:], tx.now, tx.now, tx.now.Add(p.CoolOff), jsonArg(p.Undo),
-		}
+		values = append(values, p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, ledger.PendingSuppressed, p.Wait, p.Snapshot, textArg(p.RunID), p.Matched, p.Observed,
+			p.CommittedAt, p.ConfigDigest[:], tx.now, tx.now, tx.now.Add(p.CoolOff), jsonArg(p.Undo))
 	}
-	return own(tx.insert(ctx, r.ledger.sql(`
+	_, err = tx.insert(ctx, r.ledger.sql(`
 		INSERT INTO {p}pending (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed, committed_at, config_digest,
-			opened_at, suppressed_at, due_at, prior) VALUES `), rows, `
+			opened_at, suppressed_at, due_at, prior) VALUES `), width, values, `
 		ON DUPLICATE KEY UPDATE case_id = VALUES(case_id), event_id = VALUES(event_id), state = VALUES(state), wait = VALUES(wait), held = 0,
 			released = 0, snapshot = VALUES(snapshot), run_id = VALUES(run_id), matched = VALUES(matched), observed = VALUES(observed),
 			committed_at = VALUES(committed_at), config_digest = VALUES(config_digest), opened_at = VALUES(opened_at),
 			suppressed_at = VALUES(suppressed_at), due_at = VALUES(due_at), applied_at = NULL, verified_at = NULL, prior = VALUES(prior),
-			work = NULL, attempts = 0, error_code = NULL, mapping_digest = NULL`))
+			work = NULL, attempts = 0, error_code = NULL, mapping_digest = NULL`)
+	return own(err)
 }
 
 // writeReadback leaves the objections and restrictions that took effect to verification; those of a subject without a
@@ -343,7 +278,8 @@ const duplicateEntry = 1062
 
 // insertReceipts stores receipts, but for those that are known.
 func (r *Replica) insertReceipts(ctx context.Context, tx *tx, receipts []ledger.ReceiptRow, known map[schema.ReceiptID]bool) error {
-	rows := make([][]any, 0, len(receipts))
+	const width = 9
+	values := make([]any, 0, width*len(receipts))
 	for i := range receipts {
 		rc := &receipts[i]
 		if known[rc.ID] {
@@ -352,13 +288,11 @@ func (r *Replica) insertReceipts(ctx context.Context, tx *tx, receipts []ledger.
 		if known != nil {
 			known[rc.ID] = true
 		}
-		rows = append(rows, []any{rc.ID[:], rc.EventID[:], rc.CaseID, rc.Ref, rc.Part, rc.State, rc.Attempt, rc.Body, tx.now})
-	}
-	if len(rows) == 0 {
-		return nil
+		values = append(values, rc.ID[:], rc.EventID[:], rc.CaseID, rc.Ref, rc.Part, rc.State, rc.Attempt, rc.Body, tx.now)
 	}
 	const at = "INSERT INTO {p}receipt (receipt_id, event_id, case_id, ref, part, state, attempt, body, made_at) VALUES "
-	return tx.insert(ctx, r.ledger.sql(at), rows, "")
+	_, err := tx.insert(ctx, r.ledger.sql(at), width, values, "")
+	return err
 }
 
 // signAndWrite stores receipts that are made outside a batch; nil ones are left away.
