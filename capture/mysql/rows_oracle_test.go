@@ -99,6 +99,9 @@ func (o *oracle) agrees(c *column, got capture.Value, want any) error {
 			return nil // the library reads the old form without its sign
 		}
 	case formTime2, formDatetime2, formTimestamp2:
+		if _, fraction, _ := strings.Cut(strings.TrimSuffix(text, "+00"), "."); len(fraction) != c.scale {
+			return nil // more than a second, which no server writes, and which the library carries over
+		}
 		same = func(a, b string) bool { return shortFraction(a) == shortFraction(b) }
 	case formJSON:
 		if strings.Contains(text, "00:00:00") || expect == "" {
