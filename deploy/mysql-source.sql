@@ -45,10 +45,6 @@ GRANT SELECT (vendor_id, customer_id, name, contact, email) ON `crm`.`vendor` TO
 GRANT SELECT (consent_id, customer_id, purpose_code, channel_code, contact_id, status, legal_basis, document_id, valid_until)
   ON `crm`.`consent` TO `lethe`@`%`;
 
--- MariaDB shows a table's foreign keys to no login that has privileges on columns alone, and `check` warns of each table whose
--- cascades it cannot see. REFERENCES is the least that shows them, and is of use only to a login that may make tables:
---   GRANT REFERENCES ON `crm`.`consent` TO `lethe`@`%`;   -- and so for every mapped table
-
 -- Settings of the server, for its owner to decide. On MySQL SET PERSIST keeps them over a restart; on MariaDB write them
 -- into my.cnf too. Sessions that are open keep the old ones until they connect again.
 --
