@@ -55,6 +55,7 @@ func installMariaDB(ctx context.Context) error {
 // place that has MySQL 9, from the mirror that the machine uses already. The
 // libraries come with it, so it does not matter how old the machine's own are.
 func installMySQL(ctx context.Context) error {
+	updateLists(ctx) // apt names no mirror that it has no lists of
 	mirrors, err := debianMirrors(ctx)
 	if err != nil {
 		return err
