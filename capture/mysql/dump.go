@@ -38,6 +38,46 @@ func (s *Source) serverID(f *serverFacts) uint32 {
 	return id
 }
 
+// aloneUnderID refuses a server id that another replica has: the server would end that one's connection for ours, and ours
+// for that one's, without an end. A connection of our own that the server has not yet given up is no other replica. A login
+// that may not ask (MariaDB wants REPLICATION MASTER ADMIN) goes without.
+func (s *Source) aloneUnderID(ctx context.Context, conn *sql.Conn, f *serverFacts) error {
+	statement := "SHOW REPLICAS"
+	if f.mode == modeMariaDB {
+		statement = "SHOW SLAVE HOSTS"
+	}
+	rows, err := conn.QueryContext(ctx, statement)
+	if n := pii.MySQLNumber(err); n == mayNotAsk || n == syntaxError {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listing the source's replicas: %w", pii.DriverError(err))
+	}
+	defer func() { _ = rows.Close() }() // rows.Err tells
+	columns, err := rows.Columns()
+	if err != nil {
+		return fmt.Errorf("listing the source's replicas: %w", pii.DriverError(err))
+	}
+	for rows.Next() {
+		var id uint32
+		var host string
+		into := []any{&id, &host}
+		for len(into) < len(columns) {
+			into = append(into, new(sql.RawBytes))
+		}
+		if err := rows.Scan(into...); err != nil {
+			return fmt.Errorf("listing the source's replicas: %w", pii.DriverError(err))
+		}
+		if id == s.serverID(f) && host != s.localName() {
+			return fmt.Errorf("starting to read as server %d: %w", id, errServerID)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("listing the source's replicas: %w", pii.DriverError(err))
+	}
+	return nil
+}
+
 // syncer makes the library's reader, in its raw mode: it takes packets apart and verifies checksums, and hands every event
 // on undecoded, from one goroutine, one at a time.
 func (s *Source) syncer(start *startPoint, w *wire, h replication.EventHandler) (*replication.BinlogSyncer, error) {
@@ -68,8 +108,11 @@ func (s *Source) syncer(start *startPoint, w *wire, h replication.EventHandler) 
 	return replication.NewBinlogSyncer(cfg), nil
 }
 
-// localName is how we appear among the server's replicas.
-func (s *Source) localName() string { return "lethe-" + s.o.Name }
+// localName is how we appear among the server's replicas. Servers keep 60 bytes of it.
+func (s *Source) localName() string {
+	name := "lethe-" + s.o.Name
+	return name[:min(len(name), 60)]
+}
 
 // dump asks for the log from start.at on.
 func (st *stream) dump(b *replication.BinlogSyncer, start *startPoint) (*replication.BinlogStreamer, error) {

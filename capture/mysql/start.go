@@ -46,7 +46,7 @@ func (s *Source) prepare(ctx context.Context, from *capture.Checkpoint) (*startP
 			return fmt.Errorf("reading lower_case_table_names: %w", pii.DriverError(err))
 		}
 		st.fold = lower != 0
-		return nil
+		return s.aloneUnderID(ctx, conn, st.facts)
 	})
 	if err != nil {
 		return nil, err
