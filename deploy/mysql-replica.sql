@@ -26,7 +26,9 @@ GRANT SELECT (contact_id, crm_id, firstname, lastname, email, mobile, city, prof
   ON `marketing`.`contact` TO `lethe`@`%`;
 GRANT SELECT (note_id, contact_id), DELETE ON `marketing`.`contact_note` TO `lethe`@`%`;
 GRANT SELECT (send_id, contact_id, address), UPDATE (address) ON `marketing`.`campaign_send` TO `lethe`@`%`;
-GRANT SELECT (contact_id, channel, reason, added_at), INSERT (contact_id, channel, reason, added_at), DELETE
+-- (UPDATE where an insert fills: it passes over a row that is there already, and the server wants that allowed.)
+GRANT SELECT (contact_id, channel, reason, added_at), INSERT (contact_id, channel, reason, added_at),
+      UPDATE (contact_id, channel, reason, added_at), DELETE
   ON `marketing`.`do_not_contact` TO `lethe`@`%`;
 
 GRANT SELECT (contact_id, crm_id, firstname, lastname, email, mobile, city, profile, newsletter_optin, offers_email, offers_sms,
@@ -36,11 +38,11 @@ GRANT SELECT (note_id, contact_id) ON `marketing`.`contact_note` TO `lethe_verif
 GRANT SELECT (send_id, contact_id, address) ON `marketing`.`campaign_send` TO `lethe_verify`@`%`;
 GRANT SELECT (contact_id, channel, reason, added_at) ON `marketing`.`do_not_contact` TO `lethe_verify`@`%`;
 
--- The owner sees how the mapped tables are made, and reads no row of them.
-GRANT REFERENCES ON `marketing`.`contact` TO `lethe_owner`@`%`;
-GRANT REFERENCES ON `marketing`.`contact_note` TO `lethe_owner`@`%`;
-GRANT REFERENCES ON `marketing`.`campaign_send` TO `lethe_owner`@`%`;
-GRANT REFERENCES ON `marketing`.`do_not_contact` TO `lethe_owner`@`%`;
+-- Owner and run role see how the tables of the database are made, so that one that the mapping forgot is found. REFERENCES
+-- is the least that shows it: it reads no row, and is of use only to who may make tables. In the name of a database a grant
+-- takes _ for any letter: write `my\_database`.*
+GRANT REFERENCES ON `marketing`.* TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT REFERENCES ON `marketing`.* TO `lethe`@`%`;
 
 -- Lethe's own tables, by name, because a grant on the database would hold the mapped tables too. The owner hands on what
 -- the other logins need: a receipt may be marked as sent and nothing else, and what proves anything cannot be deleted.

@@ -127,7 +127,7 @@ func (w *world) mysqlScript(db *database, file, database string, change func(str
 	}
 	script := change(string(text))
 	for _, r := range [][2]string{
-		{"`" + database + "`.", "`" + db.name + "`."}, {"`lethe`@", "`" + db.run + "`@"}, {"`lethe_owner`@", "`" + db.owner + "`@"},
+		{"`" + database + "`.*", "`" + strings.ReplaceAll(db.name, "_", `\_`) + "`.*"}, {"`" + database + "`.", "`" + db.name + "`."}, {"`lethe`@", "`" + db.run + "`@"}, {"`lethe_owner`@", "`" + db.owner + "`@"},
 		{"`lethe_verify`@", "`" + db.verify + "`@"},
 	} {
 		script = strings.ReplaceAll(script, r[0], r[1])
@@ -172,9 +172,7 @@ const reportingGrants = "GRANT SELECT (customer_sk, customer_nk, full_name, birt
 	"GRANT SELECT (survey_sk, customer_sk, answer), UPDATE (answer) ON `marketing`.`fact_survey` TO `lethe`@`%`;\n" +
 	"GRANT SELECT (customer_sk, customer_nk, full_name, birth_year, gender, postcode, contactable, frozen, usable)" +
 	" ON `marketing`.`dim_customer` TO `lethe_verify`@`%`;\n" +
-	"GRANT SELECT (survey_sk, customer_sk, answer) ON `marketing`.`fact_survey` TO `lethe_verify`@`%`;\n" +
-	"GRANT REFERENCES ON `marketing`.`dim_customer` TO `lethe_owner`@`%`;\n" +
-	"GRANT REFERENCES ON `marketing`.`fact_survey` TO `lethe_owner`@`%`;\n"
+	"GRANT SELECT (survey_sk, customer_sk, answer) ON `marketing`.`fact_survey` TO `lethe_verify`@`%`;\n"
 
 // mappedGrant is a grant on a table of the marketing replica.
 var mappedGrant = regexp.MustCompile("(?m)^GRANT [^;]*`marketing`\\.`(contact|contact_note|campaign_send|do_not_contact)`[^;]*;\n")
