@@ -177,15 +177,36 @@ func TestAudienceIsComparedWithTheKey(t *testing.T) {
 			"with c as (select * from contact where email is not null) select contact_id from c", "select cast(contact_id as char) from contact where email = 'a'",
 		} {
 			s.cfg.Audience = audience
-			m := s.compiled()
-			w, err := m.personsTable([]int32{0, 1}, []string{"7", "8"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			from, where := m.audienceOf()
-			s.want(`SELECT w.i, COUNT(*) FROM `+from+`, `+w.sql+` WHERE `+where+` GROUP BY w.i`, "0|1", w.args...)
+			s.wantInAudience("0|1", "7", "8")
 		}
+		s.exec(`CREATE TABLE member (code VARCHAR(20) CHARACTER SET latin1 NOT NULL PRIMARY KEY, crm_id BIGINT NOT NULL UNIQUE, raw VARBINARY(8) NOT NULL UNIQUE,
+			price DECIMAL(5,2) NOT NULL UNIQUE, size BIGINT UNSIGNED NOT NULL UNIQUE);
+			INSERT INTO member VALUES ('Éa', 1, 0x00ff, 1.5, 18446744073709551615)`)
+		s.cfg = &config.Replica{Mode: ledger.ModeErase, MySQL: &config.MySQLServer{Prefix: "lethe_"}, Audience: "select code from member"}
+		s.cfg.Person = config.Person{Table: "member", Key: "code", CRMKey: []string{"crm_id"}}
+		s.wantInAudience("0|1", "Éa", "éa", "Ea", "Éa ", "?a")
+		s.cfg.Audience, s.cfg.Person.Key = "select raw from member", "raw"
+		s.wantInAudience("1|1", `\x00`, `\x00ff`)
+		s.cfg.Audience, s.cfg.Person.Key = "select price from member", "price"
+		s.wantInAudience("1|1", "1", "1.50")
+		s.cfg.Audience, s.cfg.Person.Key = "select size from member", "size"
+		s.wantInAudience("0|1", "18446744073709551615", "9223372036854775807")
 	})
+}
+
+// wantInAudience looks for persons, by their keys, in the audience.
+func (s *site) wantInAudience(want string, keys ...string) {
+	s.Helper()
+	m := s.compiled()
+	places := make([]int32, len(keys))
+	for i := range places {
+		places[i] = int32(i)
+	}
+	w, err := m.personsTable(places, keys)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.want(`SELECT w.i, COUNT(*) FROM `+w.sql+` WHERE `+m.inAudience()+` GROUP BY w.i`, want, w.args...)
 }
 
 func TestEveryKindOfColumnHasACategory(t *testing.T) {

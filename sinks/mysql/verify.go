@@ -250,9 +250,8 @@ func (b *readback) audience(ctx context.Context) error {
 	if b.m.audience == "" {
 		return nil
 	}
-	from, where := b.m.audienceOf()
 	s := &statement{}
-	s.add("SELECT "+countRows+" FROM "+b.persons.sql+" JOIN "+from+" WHERE "+where, b.persons.args...)
+	s.add("SELECT "+countRows+" FROM "+b.persons.sql+" WHERE "+b.m.inAudience(), b.persons.args...)
 	return b.count(ctx, s)
 }
 
