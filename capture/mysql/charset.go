@@ -64,7 +64,7 @@ func singleByte(m *charmap.Charmap, own map[byte]rune) transcoder {
 	return func(dst, src []byte) []byte {
 		for _, b := range src {
 			if r := table[b]; r < utf8.RuneSelf {
-				dst = append(dst, byte(r))
+				dst = append(dst, byte(r)) //nolint:gosec // below utf8.RuneSelf
 			} else {
 				dst = utf8.AppendRune(dst, r)
 			}

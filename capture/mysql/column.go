@@ -76,7 +76,7 @@ const charsetBinary = 63
 
 // settle finishes a plan when the whole map is read. It returns why the column cannot be read, if it cannot.
 func (c *column) settle(known charsets) string {
-	switch c.form { //nolint:exhaustive // the others need nothing
+	switch c.form {
 	case formOpaque:
 		return "is of type " + c.typeName() + ", which holds nothing that a rule could read: take it out of the mapping"
 	case formText:

@@ -117,7 +117,7 @@ func TestJSONThatRepeatsItselfIsRefused(t *testing.T) {
 			next = 0
 		}
 		level := []byte{2, 0, 0, 0, 0, 0, 0, 0}
-		total := uint32((levels - i) * size) //nolint:gosec // short
+		total := uint32((levels - i) * size)
 		level[4], level[5], level[6], level[7] = byte(total), byte(total>>8), byte(total>>16), byte(total>>24)
 		for range 2 {
 			if next == 0 {

@@ -3,10 +3,10 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
+	"log/slog" //nolint:depguard // the library takes no other logger
 	"os"
 	"path/filepath"
 	"slices"
@@ -275,7 +275,7 @@ func startLog(t *testing.T, server *testenv.MySQL, db string) *logReader {
 	for range names[2:] {
 		into = append(into, new(sql.RawBytes))
 	}
-	if err := rows.Scan(into...); err != nil {
+	if err := errors.Join(rows.Scan(into...), rows.Err()); err != nil {
 		t.Fatal(err)
 	}
 	return &logReader{server: server, db: db, from: gomysql.Position{Name: file, Pos: offset}}
@@ -294,8 +294,8 @@ func (l *logReader) read(t *testing.T, end string) {
 		flavor = gomysql.MariaDBFlavor
 	}
 	syncer := replication.NewBinlogSyncer(replication.BinlogSyncerConfig{
-		ServerID: uint32(os.Getpid())<<8 | 1<<30, Flavor: flavor, Host: host, Port: uint16(port), User: l.server.Root(), //nolint:gosec // any id
-		DisableRetrySync: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		ServerID: uint32(os.Getpid())<<8 | 1<<30, Flavor: flavor, Host: host, Port: uint16(port), User: l.server.Root(),
+		DisableRetrySync: true, Logger: slog.New(slog.DiscardHandler),
 		RowsEventDecodeFunc: func(e *replication.RowsEvent, b []byte) error { _, err := e.DecodeHeader(b); return err },
 	})
 	defer syncer.Close()

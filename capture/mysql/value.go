@@ -218,7 +218,7 @@ func appendTemporal(dst []byte, c *column, b []byte) []byte {
 		if n < 0 {
 			dst, n = append(dst, '-'), -n
 		}
-		return appendClock(dst, uint64(n)/10000, uint64(n)/100%100, uint64(n)%100)
+		return appendClock(dst, uint64(n)/10000, uint64(n)/100%100, uint64(n)%100) //nolint:gosec // not negative any more
 	case formTime2:
 		return appendTime2(dst, b, c.scale)
 	case formDatetime:
@@ -288,7 +288,7 @@ func appendTime2(dst []byte, b []byte, digits int) []byte {
 	if n < 0 {
 		dst, n = append(dst, '-'), -n
 	}
-	whole, fraction := uint64(n)>>width, uint64(n)&(1<<width-1)
+	whole, fraction := uint64(n)>>width, uint64(n)&(1<<width-1) //nolint:gosec // not negative any more
 	dst = appendClock(dst, whole>>12&1023, whole>>6&63, whole&63)
 	return appendFraction(dst, fraction, digits)
 }

@@ -5,8 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+	"log/slog" //nolint:depguard // the library takes no other logger
 	"net"
 	"os"
 	"path/filepath"
@@ -61,7 +60,8 @@ func newMySQLStage(ctx context.Context, dir string) (_ *mysqlStage, err error) {
 	}
 	crm, _, _ := demo.MySQLSchemas()
 	for _, script := range []struct{ database, text string }{
-		{"", "CREATE DATABASE crm; CREATE USER lethe"}, {"crm", crm},
+		{"", "CREATE DATABASE crm; CREATE USER lethe"},
+		{"crm", crm},
 		{"crm", "CREATE TABLE page_view (view_id BIGINT AUTO_INCREMENT PRIMARY KEY, customer_id BIGINT, path VARCHAR(190), at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))"},
 	} {
 		if err := s.run(ctx, script.database, script.text); err != nil {
@@ -248,7 +248,7 @@ func (s *mysqlStage) bare(ctx context.Context, from string, rows int) (time.Dura
 	}
 	syncer := replication.NewBinlogSyncer(replication.BinlogSyncerConfig{
 		ServerID: 4_000_000_000, Flavor: flavor, Host: host, Port: uint16(port), User: s.my.Root(), DisableRetrySync: true,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	defer syncer.Close()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
