@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
-	"time"
 )
 
 // epochSource is a world whose script changes its epoch before some transactions.
@@ -100,7 +99,7 @@ func TestEpochsAreDurableBeforeTheirEvents(t *testing.T) {
 		p = w.pipeline(func(o *Options) { o.Source = src })
 		stop = w.run(p)
 		w.until("a third session", func() bool { return len(w.from) == 3 })
-		time.Sleep(time.Second)
+		synctest.Wait()
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"log/slog"
+	"log/slog" //nolint:depguard // the library takes no other, and is given one that says nothing
 	"strings"
 	"sync"
 	"time"
@@ -200,7 +200,7 @@ func (s *Source) run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 	if err != nil {
 		return err
 	}
-	defer l.close()
+	defer l.close(ctx)
 	start, err := s.prepare(ctx, from)
 	if err != nil {
 		return err
@@ -274,8 +274,8 @@ func (s *Source) attend(ctx context.Context, start *startPoint) error {
 
 // endDump ends the server's side of a stream that we have left: it would notice only at its next heartbeat, and keep its
 // log file from being purged until then. It is a courtesy.
-func (s *Source) endDump(id uint32) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+func (s *Source) endDump(ctx context.Context, id uint32) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) error {
 		_, err := conn.ExecContext(ctx, fmt.Sprintf("KILL %d", id))

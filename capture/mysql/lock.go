@@ -51,16 +51,16 @@ func (s *Source) takeLock(ctx context.Context) (*lock, error) {
 	}
 	l := &lock{name: s.lockName(), db: db}
 	if l.conn, err = db.Conn(ctx); err != nil {
-		l.close()
+		l.close(ctx)
 		return nil, fmt.Errorf("connecting to the source: %w", pii.DriverError(err))
 	}
 	var got sql.NullInt64
 	if err := l.conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 1)", l.name).Scan(&got); err != nil {
-		l.close()
+		l.close(ctx)
 		return nil, fmt.Errorf("taking the lock %s on the source: %w", l.name, pii.DriverError(err))
 	}
 	if got.Int64 != 1 {
-		l.close()
+		l.close(ctx)
 		return nil, fmt.Errorf("taking the lock %s on the source: %w", l.name, capture.ErrSlotInUse)
 	}
 	return l, nil
@@ -91,9 +91,9 @@ func (l *lock) keep(ctx context.Context) error {
 
 // close ends the connection, and with it the lock. The lock is given back first, as the server takes its time with the end
 // of a connection, and the next Run would find it taken.
-func (l *lock) close() {
+func (l *lock) close(ctx context.Context) {
 	if l.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_, _ = l.conn.ExecContext(ctx, "DO RELEASE_LOCK(?)", l.name) // it goes with the connection otherwise
 		_ = l.conn.Close()                                           // the pool ends it either way

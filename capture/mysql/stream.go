@@ -99,7 +99,7 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 	st.flushCounts()
 	s.setPlace(filePlace{}, "")
 	if id := b.LastConnectionID(); id != 0 {
-		s.endDump(id)
+		s.endDump(ctx, id)
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -57,8 +57,8 @@ func (s *Source) EmitHeartbeat(ctx context.Context) error {
 		return nil
 	}
 	return s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) error {
-		res, err := conn.ExecContext(ctx, "UPDATE "+quoteTable(s.o.Heartbeat)+" SET "+heartbeatColumn+" = ?, beat = beat + 1 WHERE id = 1",
-			time.Now().UnixMilli())
+		statement := "UPDATE " + quoteTable(s.o.Heartbeat) + " SET " + heartbeatColumn + " = ?, beat = beat + 1 WHERE id = 1"
+		res, err := conn.ExecContext(ctx, statement, time.Now().UnixMilli())
 		if err != nil {
 			return fmt.Errorf("writing a heartbeat into %s: %w", s.o.Heartbeat, pii.DriverError(err))
 		}
