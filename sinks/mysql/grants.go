@@ -314,15 +314,15 @@ func grantsOf(ctx context.Context, q querier, a account) (*grants, error) {
 	}
 	var more []string
 	if s.mariadb {
-		for _, line := range lines {
-			if rest, ok := strings.CutPrefix(line, "SET DEFAULT ROLE "); ok {
-				name, _ := (&grantScanner{rest: rest}).name()
-				if more, err = showGrants(ctx, q, " FOR "+quote(name)); err != nil {
-					return nil, err
-				}
-			}
+		var role sql.NullString
+		err := q.QueryRowContext(ctx, "SELECT default_role FROM mysql.user WHERE User = ? AND Host = ?", a.user, a.host).Scan(&role)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return nil, unreadable(err)
 		}
-		return parseGrants(append(lines, more...), wild), nil
+		if role.String != "" && !a.role {
+			more, err = showGrants(ctx, q, " FOR "+quote(role.String))
+		}
+		return parseGrants(append(lines, more...), wild), err
 	}
 	active, err := defaultRoles(ctx, q, a, parseGrants(lines, wild).roles)
 	if err != nil || len(active) == 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"lethe/config"
 	"lethe/sinks"
@@ -229,9 +230,10 @@ func (c *compiler) requireSight(ctx context.Context) error {
 	return nil
 }
 
-// resolve returns a column, or nil with a finding.
+// resolve returns a column, or nil with a finding. A control character is in no name that config lets through, and marks
+// places in the SQL of assignments.
 func (c *compiler) resolve(t *table, name string) *column {
-	if col := t.column(name); col != nil {
+	if col := t.column(name); col != nil && !strings.ContainsFunc(name, unicode.IsControl) {
 		return col
 	}
 	c.fault(ledger.CodeColumnMissing, t.label()+"."+name, "the mapping names a column that does not exist", "")

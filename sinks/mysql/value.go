@@ -418,11 +418,16 @@ func fraction(at time.Time, digits int) time.Duration {
 	return time.Duration(at.Nanosecond()).Truncate(unit)
 }
 
+// windows1252 are the characters that MySQL's latin1 has beside those of ISO 8859-1.
+const windows1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+
 // textFault says why a column cannot hold a text; empty: it can.
 func (c *column) textFault(text string) string {
 	var largest rune
 	for _, r := range text {
-		largest = max(largest, r)
+		if c.charset != "latin1" || !strings.ContainsRune(windows1252, r) {
+			largest = max(largest, r)
+		}
 	}
 	limit := map[string]rune{"ascii": 0x7f, "latin1": 0xff, "utf8": 0xffff, "utf8mb3": 0xffff, "ucs2": 0xffff}[c.charset]
 	size := utf8.RuneCountInString(text)
@@ -436,7 +441,7 @@ func (c *column) textFault(text string) string {
 		return fmt.Sprintf("the constant has %d characters, and %s does not hold them", size, c.typ)
 	case c.base == "char" && strings.HasSuffix(text, " "):
 		return "the constant ends in a blank, which " + c.typ + " does not keep"
-	case limit != 0 && largest > limit && (c.charset != "latin1" || largest != '€'):
+	case limit != 0 && largest > limit:
 		return "the constant has a character that " + c.charset + ", the column's character set, does not have"
 	}
 	return ""
