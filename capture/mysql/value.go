@@ -51,12 +51,20 @@ func appendText(dst []byte, c *column, b []byte) ([]byte, error) {
 		return appendSet(dst, c, little(b))
 	case formJSON:
 		return appendJSON(dst, b)
-	case formYear, formDate, formTime, formTime2, formDatetime, formDatetime2, formTimestamp, formTimestamp2:
+	case formDatetime2:
+		if b[0]&0x80 == 0 {
+			return dst, errNegative
+		}
+		return appendTemporal(dst, c, b), nil
+	case formYear, formDate, formTime, formTime2, formDatetime, formTimestamp, formTimestamp2:
 		return appendTemporal(dst, c, b), nil
 	case formOpaque:
 	}
 	return dst, errors.New("its type cannot be read")
 }
+
+// errNegative is of a sign that the packed form has and no date of the servers.
+var errNegative = errors.New("a date is negative")
 
 func appendInt(dst []byte, c *column, b []byte) []byte {
 	n := little(b)
