@@ -19,9 +19,10 @@ import (
 	"lethe/internal/pii"
 )
 
-// dumpSettings is said on the connection before the log is asked for. A Handler without room stops our reading, for hours
-// where Kafka is down, and the server would otherwise end a connection that takes nothing after net_write_timeout (60 s).
-const dumpSettings = "SET SESSION net_write_timeout = 86400, net_read_timeout = 86400"
+// dumpSettings is said on the connection before the log is asked for. A Handler without room stops our reading, and the
+// server would end a connection that takes nothing after net_write_timeout (60 s). It may do so after an hour: then a process
+// that froze holds no file back from being purged any more, and one that waits for Kafka begins a new session.
+const dumpSettings = "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600"
 
 // fatalReading is ER_MASTER_FATAL_ERROR_READING_BINLOG.
 const fatalReading = 1236

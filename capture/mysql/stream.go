@@ -67,7 +67,7 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 		needs[s.o.Heartbeat] = TableNeeds{Columns: []string{heartbeatColumn}}
 	}
 	st := &stream{
-		src: s, ctx: ctx, h: h, wire: &wire{liveness: s.o.Liveness}, history: start.history, fold: start.fold,
+		src: s, ctx: ctx, h: h, wire: newWire(ctx, s.o.Liveness), history: start.history, fold: start.fold,
 		dec: newRowDecoder(rowOptions{Needs: needs, Charsets: start.charsets, MariaDB: start.facts.mode == modeMariaDB}),
 	}
 	st.throttle, _ = h.(capture.Throttle)

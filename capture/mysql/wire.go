@@ -16,22 +16,30 @@ type wire struct {
 	network  string
 	liveness time.Duration
 	bytes    atomic.Uint64
+	ctx      context.Context //nolint:containedctx // a net.Conn has no other way to learn that its owner is leaving
+	cancel   context.CancelFunc
 
 	mu    sync.Mutex
 	conns []net.Conn
 	done  bool
 }
 
+func newWire(ctx context.Context, liveness time.Duration) *wire {
+	w := &wire{liveness: liveness}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	return w
+}
+
 var errAborted = errors.New("the stream was ended")
 
 // dial implements client.Dialer.
 func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	w.mu.Lock()
-	done := w.done
-	w.mu.Unlock()
-	if done {
+	if w.ctx.Err() != nil {
 		return nil, errAborted // the library wants to end its old connection by a new one: closing it is enough
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(w.ctx, cancel)()
 	if w.network != "" {
 		network = w.network
 	}
@@ -51,6 +59,7 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 
 // abort closes all connections; what is done with one returns at once.
 func (w *wire) abort() {
+	w.cancel()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.done = true
