@@ -59,7 +59,31 @@ func sessionSQL(s Session) []string {
 			"unique_checks = 1, innodb_lock_wait_timeout = %d, lock_wait_timeout = %d "+
 			"/*M! , max_statement_time = %.3f */ /*!80000 , max_execution_time = %d */",
 			sqlMode, lock, lock, s.StatementTimeout.Seconds(), s.StatementTimeout.Milliseconds()),
+		byLookUps,
 	}
+}
+
+// How tables are joined. By look-ups in indexes: of a small table the server would rather read all rows, and wait there for
+// those of other partitions that another worker has locked. By one look at all rows, where there is no index.
+const (
+	byLookUps = `SET SESSION /*M! join_cache_level = 0 */ /*!80000 optimizer_switch = 'block_nested_loop=off' */`
+	byScans   = `SET SESSION /*M! join_cache_level = 2 */ /*!80000 optimizer_switch = 'block_nested_loop=on' */`
+)
+
+// joining runs fn, whose statements look for rows of the mapped tables. Check warns where they lack an index: then each
+// look-up would read the whole table, and it is read once for all of them instead.
+func (m *Mapping) joining(ctx context.Context, tx *tx, fn func() error) error {
+	if m.indexed {
+		return fn()
+	}
+	if _, err := tx.ExecContext(ctx, byScans); err != nil {
+		return err
+	}
+	err := fn()
+	if _, back := tx.ExecContext(ctx, byLookUps); err == nil {
+		err = back
+	}
+	return err
 }
 
 // connector opens connections that are set up and remember their statements.

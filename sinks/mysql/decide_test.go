@@ -57,10 +57,10 @@ func TestDecisionWaitsForItsParkedErasure(t *testing.T) {
 		w.exec(`ALTER TABLE contact DROP CONSTRAINT always_usable`)
 		parked, err := w.r.Parked(w.ctx, false, 1)
 		if err != nil || len(parked) != 1 {
-			t.Fatalf("parked: %v, %v", parked, err)
+			w.Fatalf("parked: %v, %v", parked, err)
 		}
 		if err := w.r.ReplayParked(w.ctx, parked[0].Partition, parked[0].Offset, "ops"); err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 		w.runDue()
 		w.runDue()

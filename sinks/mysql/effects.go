@@ -29,6 +29,10 @@ func (e *effects) run(ctx context.Context, tx *tx, list []*ledger.Subject) error
 	if len(list) == 0 {
 		return nil
 	}
+	return e.m.joining(ctx, tx, func() error { return e.write(ctx, tx, list) })
+}
+
+func (e *effects) write(ctx context.Context, tx *tx, list []*ledger.Subject) error {
 	if e.cfg.Mode != ledger.ModeObserve {
 		var suppressed []*ledger.Subject
 		for _, x := range list {

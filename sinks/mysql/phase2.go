@@ -151,16 +151,8 @@ func (r *Replica) erase(ctx context.Context, tx *tx, cases []*ledger.OpenedCase,
 	if err != nil {
 		return err
 	}
-	if err := m.lockPersons(ctx, tx, set.List); err != nil {
+	if err := m.joining(ctx, tx, func() error { return r.destroy(ctx, tx, m, set.List) }); err != nil {
 		return err
-	}
-	if err := r.effects(m, tx.now).again(ctx, tx, set.List); err != nil {
-		return err
-	}
-	for i := range m.erase {
-		if err := m.eraseRows(ctx, tx, &m.erase[i], set.List); err != nil {
-			return err
-		}
 	}
 	crashpoint.Hit("sink.during_phase2")
 	if err := r.concludeErased(ctx, tx, m, cases, gaps); err != nil {
@@ -173,6 +165,22 @@ func (r *Replica) erase(ctx context.Context, tx *tx, cases []*ledger.OpenedCase,
 		return err
 	}
 	crashpoint.Hit("sink.before_phase2_commit")
+	return nil
+}
+
+// destroy does what phase 2 does in the mapped tables.
+func (r *Replica) destroy(ctx context.Context, tx *tx, m *Mapping, list []*ledger.Subject) error {
+	if err := m.lockPersons(ctx, tx, list); err != nil {
+		return err
+	}
+	if err := r.effects(m, tx.now).again(ctx, tx, list); err != nil {
+		return err
+	}
+	for i := range m.erase {
+		if err := m.eraseRows(ctx, tx, &m.erase[i], list); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

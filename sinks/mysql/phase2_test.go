@@ -27,11 +27,11 @@ func TestErasureFromSuppressionToProof(t *testing.T) {
 			switch rc.State {
 			case schema.ReceiptVerified:
 				if rc.Verification == nil || rc.Verification.Remaining != 0 || rc.Evidence != schema.EvidenceReadBack || len(rc.Residuals) != 1 {
-					t.Errorf("the verified receipt says %+v", rc)
+					w.Errorf("the verified receipt says %+v", rc)
 				}
 			case schema.ReceiptApplied:
 				if rc.EventType == schema.TypeSubjectErasure && len(rc.Rows) != 2 {
-					t.Errorf("the receipt of phase 2 lists %+v", rc.Rows)
+					w.Errorf("the receipt of phase 2 lists %+v", rc.Rows)
 				}
 			}
 		}
@@ -56,7 +56,7 @@ func TestCoolOffIsWaitedFor(t *testing.T) {
 		w.person(1)
 		w.apply(w.erasure(1))
 		if next := w.runDue(); next.IsZero() || time.Until(next) > time.Hour {
-			t.Errorf("the next chore is at %v", next)
+			w.Errorf("the next chore is at %v", next)
 		}
 		w.want(`SELECT firstname IS NULL FROM contact`, "0")
 		w.due("pending", "due_at")
@@ -208,7 +208,7 @@ func TestRefusalsOfEveryKindAreOfOneCase(t *testing.T) {
 				w.person(1, 2)
 				w.r.forget()
 				if err := w.r.Start(w.ctx); err != nil {
-					t.Fatal(err)
+					w.Fatal(err)
 				}
 				w.exec(refuse)
 				w.apply(w.erasure(1), w.erasure(2))
@@ -286,7 +286,7 @@ func TestFencedWorkerErasesNothing(t *testing.T) {
 		stale := w.All()
 		w.apply(w.erasure(1))
 		if _, err := w.r.RunDue(w.ctx, stale); sinks.Classify(err) != sinks.Fenced {
-			t.Errorf("a worker with old places got %v", err)
+			w.Errorf("a worker with old places got %v", err)
 		}
 		w.want(`SELECT firstname IS NULL FROM contact`, "0")
 	}, erasing)

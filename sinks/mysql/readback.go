@@ -51,7 +51,7 @@ func (r *Replica) readFollowed(ctx context.Context, list []*ledger.Followed) (re
 		return nil, at, err
 	}
 	remaining = make([]int64, len(list))
-	err = r.readTx(ctx, "reading back", func(tx *tx) error {
+	err = r.readMapped(ctx, m, func(tx *tx) error {
 		at = tx.now
 		bySubject := make(map[*ledger.Subject]int64, len(set.List))
 		for i := range m.folds {

@@ -51,6 +51,13 @@ func (r *Replica) readTx(ctx context.Context, op string, fn func(tx *tx) error) 
 	return r.reduced(op, fn(tx))
 }
 
+// readMapped is readTx for who looks for rows of the mapped tables.
+func (r *Replica) readMapped(ctx context.Context, m *Mapping, fn func(tx *tx) error) error {
+	return r.readTx(ctx, "reading back", func(tx *tx) error {
+		return m.joining(ctx, tx, func() error { return fn(tx) })
+	})
+}
+
 // readBack counts, for each case, the values that can still be read.
 func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (remaining []int64, at time.Time, err error) {
 	m, err := r.compiledAnew(ctx)
@@ -63,7 +70,7 @@ func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (rem
 		return nil, at, err
 	}
 	remaining = make([]int64, len(cases))
-	err = r.readTx(ctx, "reading back", func(tx *tx) error {
+	err = r.readMapped(ctx, m, func(tx *tx) error {
 		at = tx.now
 		place := make(map[*ledger.Subject]int, len(cases))
 		persons := &ledger.PersonKeys{}

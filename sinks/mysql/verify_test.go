@@ -68,10 +68,10 @@ func TestEveryActionIsDoneAndReadBack(t *testing.T) {
 		after := strings.Split(w.lines(profiles), "\n")
 		form := regexp.MustCompile(`^gone-[0-9a-f]{32}\|44\|1980-01-01\|40\|erased\|e\|\{"home":\{"city":"-","floor":2\},"likes":null\}\|0$`)
 		if got := sortedTraits(after[0]); !form.MatchString(got) {
-			t.Errorf("the erased person's profile is %s", got)
+			w.Errorf("the erased person's profile is %s", got)
 		}
 		if after[1] != before[1] {
-			t.Errorf("the other person's profile was %s and is %s", before[1], after[1])
+			w.Errorf("the other person's profile was %s and is %s", before[1], after[1])
 		}
 		w.want(`SELECT COUNT(contact_id), COUNT(*) FROM visit`, "1|2")
 		w.want(`SELECT COUNT(*) FROM reply`, "1")
@@ -83,12 +83,12 @@ func TestEveryActionIsDoneAndReadBack(t *testing.T) {
 					rows[r.Action] += r.Changed
 				}
 				if rows["delete"] != 2 || rows["unlink"] != 1 || rows["hold"] != 2 || rows["set"] != 2 {
-					t.Errorf("the receipt counts %v", rows)
+					w.Errorf("the receipt counts %v", rows)
 				}
 			}
 			for _, r := range rc.Residuals {
 				if r.Kind != "backup" && (r.Kind != "hold:"+w.name+".invoice" || r.Until.Format("2006-01-02") != "2030-03-01") {
-					t.Errorf("the proof names %s until %v", r.Kind, r.Until)
+					w.Errorf("the proof names %s until %v", r.Kind, r.Until)
 				}
 			}
 		}
@@ -195,7 +195,7 @@ func TestAudienceQueryCannotWrite(t *testing.T) {
 		w.person(1)
 		w.apply(w.erasure(1))
 		if _, err := w.r.RunDue(w.ctx, w.All()); err == nil {
-			t.Error("an audience query that writes was run")
+			w.Error("an audience query that writes was run")
 		}
 		w.want(`SELECT COUNT(*) FROM contact WHERE firstname = 'Nobody'`, "0")
 		w.want(`SELECT state FROM lethe_pending`, "applied")
@@ -224,20 +224,20 @@ func TestReadBackBeforeARestoreProvesNothing(t *testing.T) {
 		w.person(1)
 		w.apply(w.erasure(1))
 		if _, err := w.r.runPhase2(w.ctx, w.All()); err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 		cases, err := w.r.collectCases(w.ctx, w.db, `SELECT `+caseColumns+` FROM {p}pending p`)
 		if err != nil || len(cases) != 1 {
-			t.Fatalf("cases: %d, %v", len(cases), err)
+			w.Fatalf("cases: %d, %v", len(cases), err)
 		}
 		remaining, at, err := w.r.readBack(w.ctx, cases)
 		if err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 		w.exec(`UPDATE lethe_pending SET state = 'suppressed', due_at = '` + never + `'`) // as the owner of other partitions does
 		err = w.r.inTx(w.ctx, "concluding", func(ctx context.Context, tx *tx) error { return w.r.conclude(ctx, tx, cases, remaining, at) })
 		if err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 		w.states(1, "suppressed applied")
 	}, erasing)

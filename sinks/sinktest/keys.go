@@ -7,12 +7,15 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"hash"
+	"slices"
 	"sync"
 	"testing"
 
 	"lethe/schema"
+	"lethe/sinks/ledger"
 )
 
 // Keys are keys for tests: they implement schema.AEAD, schema.Signer and schema.Verifier.
@@ -90,6 +93,26 @@ func (k *Keys) Receipt(tb testing.TB, body []byte) *schema.Receipt {
 		tb.Fatalf("receipt: %v", err)
 	}
 	return rc
+}
+
+// Rotating seals as Tink does: every ciphertext begins with the id of its key, and opens only under a known one.
+type Rotating struct {
+	*Keys
+	ID    uint32   // of the key that seals
+	Known []uint32 // those that open
+}
+
+// AppendSeal implements schema.AEAD.
+func (k *Rotating) AppendSeal(dst, plain, ad []byte) ([]byte, error) {
+	return k.Keys.AppendSeal(binary.BigEndian.AppendUint32(append(dst, ledger.SealPrefix), k.ID), plain, ad)
+}
+
+// Open implements schema.AEAD.
+func (k *Rotating) Open(sealed, ad []byte) ([]byte, error) {
+	if len(sealed) < ledger.SealIDSize || !slices.Contains(k.Known, binary.BigEndian.Uint32(sealed[1:])) {
+		return nil, errors.New("unknown key")
+	}
+	return k.Keys.Open(sealed[ledger.SealIDSize:], ad)
 }
 
 // PRF is HMAC under a key that is its text, with the hash at hand, as the product's.
