@@ -29,6 +29,7 @@ var tableNames = []string{
 //   - pending has one row a subject, so the objections and restrictions that are still to be read back lie in readback.
 //   - pending.observed marks a case that was opened in mode observe: phase 1 has not been done, whatever state says.
 //   - readback.due_at and pending.due_at are `never` where nothing comes by itself.
+//   - Which subjects are blocked is asked of parked: an index would hold every subject, also the many that are not.
 //   - Documents are LONGTEXT: only Lethe reads them, and MariaDB's JSON is nothing else.
 //   - Constraints have no names: MySQL wants them unique in the whole database.
 var migrations = [][]string{{
@@ -57,8 +58,7 @@ CREATE TABLE IF NOT EXISTS {p}subject (
   recheck_at      DATETIME(6),
   next_change_at  DATETIME(6),
   INDEX recheck (part, recheck_at),
-  INDEX next_change (part, next_change_at),
-  INDEX blocked (blocked)
+  INDEX next_change (part, next_change_at)
 ) {t}`, `
 CREATE TABLE IF NOT EXISTS {p}fact (
   ref         VARBINARY(32) NOT NULL,
@@ -182,7 +182,7 @@ SELECT
      UTC_TIMESTAMP(6)) / 1000000 FROM {p}partition) AS behind,
   (SELECT MAX(updated_at) FROM {p}partition) AS updated_at,
   (SELECT COUNT(*) FROM {p}subject WHERE recheck_at IS NOT NULL) AS unmatched,
-  (SELECT COUNT(*) FROM {p}subject WHERE blocked IS NOT NULL) AS blocked,
+  (SELECT COUNT(DISTINCT ref) FROM {p}parked WHERE done_at IS NULL) AS blocked,
   (SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL) AS parked,
   (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL) AS open_gaps,
   (SELECT COUNT(*) FROM {p}receipt WHERE sent_at IS NULL) AS unsent_receipts,
