@@ -196,9 +196,10 @@ func TestCheckWalksTheForeignKeys(t *testing.T) {
 	customer := TableNeeds{Columns: []string{"id"}, SubjectColumns: []string{"id"}, ReadsDelete: true}
 	child := TableNeeds{Columns: []string{"id", "customer", "channel"}, SubjectColumns: []string{"customer"}, ReadsDelete: true}
 	onBoth(t, func(t *testing.T, server *testenv.MySQL) {
-		c := newChecked(t, server, map[string]TableNeeds{"customer": customer, "mine": child, "cascaded": child, "nulled": child, "moved": child, "still": child},
+		c := newChecked(t, server, map[string]TableNeeds{"customer": customer, "mine": child, "orphaned": child, "cascaded": child, "nulled": child, "moved": child, "still": child},
 			"CREATE TABLE customer (id INT PRIMARY KEY)", "CREATE TABLE channel (id INT PRIMARY KEY)",
 			"CREATE TABLE mine (id INT PRIMARY KEY, customer INT, channel INT, FOREIGN KEY (customer) REFERENCES customer (id) ON DELETE CASCADE)",
+			"CREATE TABLE orphaned (id INT PRIMARY KEY, customer INT, channel INT, FOREIGN KEY (customer) REFERENCES customer (id) ON DELETE SET NULL)",
 			"CREATE TABLE cascaded (id INT PRIMARY KEY, customer INT, channel INT, CONSTRAINT `odd name` FOREIGN KEY (channel) REFERENCES channel (id) ON DELETE CASCADE)",
 			"CREATE TABLE nulled (id INT PRIMARY KEY, customer INT, channel INT, FOREIGN KEY (channel) REFERENCES channel (id) ON DELETE SET NULL)",
 			"CREATE TABLE moved (id INT PRIMARY KEY, customer INT, channel INT, FOREIGN KEY (customer) REFERENCES customer (id) ON UPDATE CASCADE ON DELETE CASCADE)",
@@ -285,6 +286,9 @@ func TestCheckNamesSettings(t *testing.T) {
 			}
 			findings := c.check(t)
 			c.expect(t, findings, want...)
+			if ran, left, err := Setup(t.Context(), c.owner(), c.options); err != nil || len(ran) > 0 || len(left) != len(findings) {
+				t.Errorf("setup changed the server: %v, ran %q, left %+v", err, ran, left)
+			}
 			for _, f := range findings {
 				server.Exec(t, c.db, f.FixSQL...)
 			}
@@ -292,6 +296,27 @@ func TestCheckNamesSettings(t *testing.T) {
 			c.options.ServerID = 78
 			c.expect(t, c.check(t), "error binlog_filter secret", "warning table_missing secret.customer")
 		})
+	}
+}
+
+func TestCheckKnowsVersions(t *testing.T) {
+	for text, want := range map[string]string{
+		"5.7.44-log": CodeVersionOld, "8.0.40": "", "9.7.0-2": "", "10.0.1": CodeVersionUntested,
+		"10.5.28-MariaDB": CodeVersionOld, "10.6.21-MariaDB-log": "", "11.8.2-MariaDB-ubu2404": "", "12.0.1-MariaDB": CodeVersionUntested,
+	} {
+		in := &inspection{
+			settings: map[string]string{"version": text, "read_only": "OFF", "server_id": "1"}, version: parseVersion(text), mariadb: strings.Contains(text, "MariaDB"),
+		}
+		if err := in.server(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, f := range in.findings {
+			got += f.Code
+		}
+		if got != want {
+			t.Errorf("%s gives %q, want %q", text, got, want)
+		}
 	}
 }
 
