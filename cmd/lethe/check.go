@@ -89,7 +89,11 @@ func printFindings(w io.Writer, r *app.Report) error {
 	}
 	switch n := len(r.Errors()); {
 	case n > 0:
-		fmt.Fprintf(&b, "%d errors: run would refuse; `lethe check --fix-sql` prints the statements alone\n", n)
+		errors := "errors"
+		if n == 1 {
+			errors = "error"
+		}
+		fmt.Fprintf(&b, "%d %s: run would refuse; `lethe check --fix-sql` prints the statements alone\n", n, errors)
 	case len(r.Unreachable) > 0:
 		fmt.Fprintf(&b, "not everything could be looked at: %s\n", strings.Join(r.Unreachable, ", "))
 	default:

@@ -105,12 +105,23 @@ func (m *mysqlReplica) check(ctx context.Context) ([]Finding, error) {
 		}
 		return list, err
 	}
-	findings, err := sinksmy.Check(ctx, pool, m.checkOptions(""))
-	if err != nil || r.MySQL.Verify == nil {
+	o := m.checkOptions("")
+	if r.MySQL.Verify == nil {
+		findings, err := sinksmy.Check(ctx, pool, o)
 		return fromMySQLReplica(findings), err
 	}
-	second, err := m.checkVerifyLogin(ctx)
-	return append(fromMySQLReplica(findings), second...), err
+	verify, refused, err := m.verifyLogin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if verify == nil {
+		o.VerifyRole = "" // it cannot be looked at before it gets in
+	} else {
+		defer closeMySQL(verify)
+		o.VerifyDB = verify
+	}
+	findings, err := sinksmy.Check(ctx, pool, o)
+	return append(fromMySQLReplica(findings), refused...), err
 }
 
 // firstGrant lets a login into the database: it needs it anyhow, and the next check sees the rest.
@@ -127,18 +138,25 @@ func (m *mysqlReplica) firstGrant(user string) string {
 	return "GRANT SELECT (" + strings.Join(columns, ", ") + ") ON " + table + " TO " + mysqlAccount(user)
 }
 
-// checkVerifyLogin only connects: what it may read was looked at with the other login.
-func (m *mysqlReplica) checkVerifyLogin(ctx context.Context) ([]Finding, error) {
+// verifyLogin connects as the login of the read-back, to no database: it may have no grant in it yet, and the server shows
+// everybody their own. A nil pool comes with what is found of a login that is refused.
+func (m *mysqlReplica) verifyLogin(ctx context.Context) (*sql.DB, []Finding, error) {
 	login := mysqlconn.Replica(m.replica.MySQL.VerifyServer())
-	pool, err := openMySQL(login)
+	c, err := login.Config()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer closeMySQL(pool)
+	c.DBName = ""
+	pool, err := sinksmy.Open(c, sinksmy.Session{})
+	if err != nil {
+		return nil, nil, err
+	}
 	if err := pool.PingContext(ctx); err != nil {
-		return mysqlLogin(pii.DriverError(err), "replica "+m.replica.Name+" (verify)", login)
+		closeMySQL(pool)
+		refused, err := mysqlLogin(pii.DriverError(err), "replica "+m.replica.Name+" (verify)", login)
+		return nil, refused, err
 	}
-	return nil, nil
+	return pool, nil, nil
 }
 
 func fromMySQLReplica(list []sinksmy.Finding) []Finding {

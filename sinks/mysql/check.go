@@ -26,6 +26,9 @@ type CheckOptions struct {
 	Role string
 	// VerifyRole is the login of the read-back where it is another one.
 	VerifyRole string
+	// VerifyDB are connections of that login, which sees what itself is allowed, as few others do; nil: the login of the check
+	// looks. They need no database.
+	VerifyDB *sql.DB
 }
 
 // Check compares a replica with what the mapping, the ledger tables and the run role need, and changes nothing. db is a pool
@@ -127,7 +130,19 @@ func (c *checker) logins(ctx context.Context) error {
 	} else if c.runs, err = c.grantees(ctx, c.o.Role); err != nil {
 		return err
 	}
-	if v := c.o.VerifyRole; v != "" && v != c.o.Role && v != current.user {
+	switch v := c.o.VerifyRole; {
+	case v == "" || v == c.o.Role || v == current.user:
+	case c.o.VerifyDB != nil:
+		account, err := currentAccount(ctx, c.o.VerifyDB)
+		if err != nil {
+			return err
+		}
+		g, err := ownGrants(ctx, c.o.VerifyDB)
+		if err != nil {
+			return err
+		}
+		c.verifies = []grantee{{account, g}}
+	default:
 		c.verifies, err = c.grantees(ctx, v)
 	}
 	return err

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	driver "github.com/go-sql-driver/mysql"
+
 	"lethe/config"
 	"lethe/internal/testenv"
 	"lethe/schema"
@@ -283,6 +285,25 @@ func TestCheckOfTheReadBackLogin(t *testing.T) {
 		findings, err = Check(w.ctx, w.login(w.role), o)
 		if got := w.codes(findings, ledger.SeverityWarning); err != nil || !slices.Contains(got, "grants_unreadable "+o.VerifyRole+"@%") {
 			t.Errorf("warnings %v, %v", got, err)
+		}
+		// That one itself may, also while it has no right in any database.
+		w.exec("REVOKE ALL PRIVILEGES, GRANT OPTION FROM " + o.VerifyRole + "@'%'; ALTER USER " + o.VerifyRole + "@'%' ACCOUNT UNLOCK")
+		c, err := driver.ParseDSN(w.server.DSN("", o.VerifyRole))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.VerifyDB, err = Open(c, Session{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = o.VerifyDB.Close() })
+		findings, err = Check(w.ctx, w.login(w.role), o)
+		if got := w.codes(findings, ledger.SeverityError); err != nil || len(got) == 0 {
+			t.Errorf("seen by itself, without any grant: %v, %v", got, err)
+		}
+		w.fix(findings)
+		findings, err = Check(w.ctx, w.login(w.role), o)
+		if left := append(w.codes(findings, ledger.SeverityError), w.codes(findings, ledger.SeverityWarning)...); err != nil || len(left) > 0 {
+			t.Errorf("seen by itself, after the grants: %v, %v", left, err)
 		}
 	})
 }
