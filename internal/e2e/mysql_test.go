@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"lethe/internal/testenv"
 )
@@ -158,9 +159,14 @@ func (d *database) logNumber(ctx context.Context) (uint64, error) {
 // holds waits until a condition holds.
 func (w *world) holds(db *database, condition string, args ...any) {
 	w.t.Helper()
+	w.holdsWithin(db, soon, condition, args...)
+}
+
+func (w *world) holdsWithin(db *database, within time.Duration, condition string, args ...any) {
+	w.t.Helper()
 	if db.mysql != nil {
-		w.want(db, soon, "select coalesce(("+condition+"), 0) <> 0", "1", args...)
+		w.want(db, within, "select coalesce(("+condition+"), 0) <> 0", "1", args...)
 		return
 	}
-	w.want(db, soon, condition, "true", args...)
+	w.want(db, within, condition, "true", args...)
 }

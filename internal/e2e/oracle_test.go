@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,6 +143,11 @@ func keyOf(id int64) []byte { return schema.CanonicalKey(nil, []byte(fmt.Sprint(
 // what must hold at rest.
 func (w *world) followed(within time.Duration) {
 	w.t.Helper()
+	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			w.explain()
+		}
+	})
 	testenv.Eventually(w.t, within, func() error {
 		diff, err := demo.DifferencesOn(w.ctx, w.databases())
 		if err == nil && len(diff) > 0 {
@@ -149,6 +156,42 @@ func (w *world) followed(within time.Duration) {
 		return errors.Join(err, w.unproven())
 	})
 	w.settled()
+}
+
+var customerID = regexp.MustCompile(`customer (\d+)`)
+
+// explain logs what was published of the first customers in whom a replica differs, and what each replica says became of it.
+func (w *world) explain() {
+	w.ctx = context.WithoutCancel(w.ctx) // that of a test has ended when it is cleaned up
+	diff, err := demo.DifferencesOn(w.ctx, w.databases())
+	if err != nil {
+		w.t.Logf("explaining: %v", err)
+		return
+	}
+	outcomes := map[schema.EventID][]string{}
+	for _, name := range replicaNames {
+		for _, r := range w.receipts(name) {
+			outcomes[r.EventID] = append(outcomes[r.EventID], name+" "+r.State.String())
+			for _, e := range r.Events {
+				outcomes[e.EventID] = append(outcomes[e.EventID], name+" "+e.Outcome)
+			}
+		}
+	}
+	events := slices.SortedFunc(maps.Values(w.events()), func(a, b *schema.Event) int { return bytes.Compare(a.Order[:], b.Order[:]) })
+	told := map[string]bool{}
+	for _, line := range diff {
+		m := customerID.FindStringSubmatch(line)
+		if m == nil || told[m[1]] || len(told) == 3 {
+			continue
+		}
+		told[m[1]] = true
+		w.t.Logf("of customer %s was published:", m[1])
+		for _, ev := range events {
+			if ev.SubjectRef == w.ids.SubjectRef(schema.CanonicalKey(nil, []byte(m[1]))) {
+				w.t.Logf("  %x %s %+v: %s", ev.Order, ev.Body.Type(), ev.Body, strings.Join(outcomes[ev.EventID], ", "))
+			}
+		}
+	}
 }
 
 // unproven says how many erasures are not verified.

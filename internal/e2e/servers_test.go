@@ -258,7 +258,7 @@ func zombieWorker(t *testing.T, o options) {
 	heir.waitRole(within, roleMarketing, true, "running")
 	heir.waitRole(within, roleReporting, true, "running")
 	done := w.query(&w.marketing, "select count(*) from lethe.receipt where state = 'verified'")
-	w.holds(&w.marketing, "select count(*) > $1::int + 3 from lethe.receipt where state = 'verified'", done)
+	w.holdsWithin(&w.marketing, within, "select count(*) > $1::int + 3 from lethe.receipt where state = 'verified'", done)
 	zombie.signal(syscall.SIGCONT)
 	zombie.waitReady(within)
 	heir.waitReady(soon)

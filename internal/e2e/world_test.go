@@ -135,6 +135,12 @@ func newWorld(t *testing.T, o options) *world {
 	for _, name := range replicaNames {
 		w.setupReplica(o, name)
 	}
+	if w.crm.mysql != nil {
+		// What PostgreSQL's slot does since setup: the log is followed from here on, and not from the first start.
+		if err := w.crash(pointFirstCheckpoint, 1, roleCapture); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if o.customers >= 0 && !o.unfilled {
 		if err := w.publisher.FillOn(w.ctx, w.databases()); err != nil {
 			t.Fatal(err)
