@@ -27,6 +27,17 @@ const connections = 4
 // Whatever the server's own defaults are, its sessions read what is committed, refuse values that do not fit, and hold
 // times in UTC.
 func Open(c *driversql.Config, s Session) (*sql.DB, error) {
+	connector, err := newConnector(c, s)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	return db, nil
+}
+
+func newConnector(c *driversql.Config, s Session) (*connector, error) {
 	if s.LockTimeout == 0 {
 		s.LockTimeout = defaultLockTimeout
 	}
@@ -39,10 +50,7 @@ func Open(c *driversql.Config, s Session) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing connections: %w", pii.DriverError(err))
 	}
-	db := sql.OpenDB(&connector{Connector: inner, setup: sessionSQL(s)})
-	db.SetMaxOpenConns(connections)
-	db.SetMaxIdleConns(connections)
-	return db, nil
+	return &connector{Connector: inner, setup: sessionSQL(s)}, nil
 }
 
 // sqlMode refuses what does not fit and divides by no zero, but lets zero dates stand where an owner has them. What changes
