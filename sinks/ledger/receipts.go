@@ -274,3 +274,35 @@ func (c *Core) AwaitingReceipt(x *OpenedCase, gaps []string, now time.Time) *Rec
 	rc.Evidence = schema.EvidenceApplied
 	return rc
 }
+
+// Destroyed brings the subject of a case that phase 2 has run for up to date, and returns the receipt of the attempt: of one
+// that was lost (see OpenedCase.Lost), or of one that was applied, with the work that the read-back needs.
+func (c *Core) Destroyed(x *OpenedCase, crmErased bool, gaps []string, now time.Time) (rc *Receipt, work []byte, lost bool, err error) {
+	s := x.Subject
+	s.Dirty = true
+	if x.Lost(crmErased) {
+		s.UnmatchedSince, s.RecheckAt = now, now.Add(c.RecheckFirst)
+		rc = c.CaseReceipt(x, schema.ReceiptNoMatch, x.Attempts+1, ReasonGone, gaps, now)
+		rc.Evidence = schema.EvidenceAttempted
+		return rc, nil, true, nil
+	}
+	s.State = SubjectErased
+	rc = c.CaseReceipt(x, schema.ReceiptApplied, x.Attempts+1, "", gaps, now)
+	rc.Evidence, rc.Rows = schema.EvidenceApplied, s.Effect.Rows
+	work, err = CaseWork{Persons: slices.Concat(x.Work.Persons, s.Effect.Persons)}.Encode()
+	return rc, work, false, err
+}
+
+// FailedReceipt is the receipt of a case whose last attempt did not succeed.
+func (c *Core) FailedReceipt(x *OpenedCase, code string, gaps []string, now time.Time) *Receipt {
+	rc := c.CaseReceipt(x, schema.ReceiptFailed, x.Attempts, code, gaps, now)
+	rc.Evidence = schema.EvidenceAttempted
+	return rc
+}
+
+// DecidedReceipt is the receipt of a case that a decision has changed.
+func (c *Core) DecidedReceipt(x *OpenedCase, state schema.ReceiptState, gaps []string, now time.Time) *Receipt {
+	rc := c.CaseReceipt(x, state, x.Attempts, ReasonDecision, gaps, now)
+	rc.Evidence = schema.EvidenceApplied
+	return rc
+}

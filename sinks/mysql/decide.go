@@ -147,9 +147,7 @@ func (r *Replica) writeDecided(ctx context.Context, tx *tx, c *ledger.OpenedCase
 	if err != nil {
 		return err
 	}
-	rc := r.core.CaseReceipt(c, state, c.Attempts, ledger.ReasonDecision, gaps, tx.now)
-	rc.Evidence = schema.EvidenceApplied
-	return r.signAndWrite(ctx, tx, rc)
+	return r.signAndWrite(ctx, tx, r.core.DecidedReceipt(c, state, gaps, tx.now))
 }
 
 // cancel takes phase 1 back: the prior values return, then the fold is written, because facts may have changed since.

@@ -3,12 +3,10 @@ package mysql
 import (
 	"context"
 	"database/sql"
-	"slices"
 	"strings"
 	"time"
 
 	"lethe/internal/crashpoint"
-	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/ledger"
 )
@@ -266,30 +264,22 @@ func (m *Mapping) eraseRows(ctx context.Context, tx *tx, step *eraseStep, list [
 	return err
 }
 
-// concludeErased writes what became of the cases; see ledger.OpenedCase.Lost for those without a row.
+// concludeErased writes what became of the cases.
 func (r *Replica) concludeErased(ctx context.Context, tx *tx, m *Mapping, cases []*ledger.OpenedCase, gaps []string) error {
 	var lost [][]byte
 	applied := rowsOf("ref", typeKey, "attempts", typeInt, "work", typeText)
 	receipts := make([]*ledger.Receipt, len(cases))
 	for i, c := range cases {
-		s := c.Subject
-		attempt := c.Attempts + 1
-		s.Dirty = true
-		if c.Lost(m.crmErased) {
-			lost = append(lost, c.Ref[:])
-			s.UnmatchedSince, s.RecheckAt = tx.now, tx.now.Add(r.opts.RecheckFirst)
-			receipts[i] = r.core.CaseReceipt(c, schema.ReceiptNoMatch, attempt, ledger.ReasonGone, gaps, tx.now)
-			receipts[i].Evidence = schema.EvidenceAttempted
-			continue
-		}
-		s.State = ledger.SubjectErased
-		work, err := ledger.CaseWork{Persons: slices.Concat(c.Work.Persons, s.Effect.Persons)}.Encode()
+		rc, work, isLost, err := r.core.Destroyed(c, m.crmErased, gaps, tx.now)
 		if err != nil {
 			return err
 		}
-		applied.add(c.Ref[:], int64(attempt), jsonArg(work))
-		receipts[i] = r.core.CaseReceipt(c, schema.ReceiptApplied, attempt, "", gaps, tx.now)
-		receipts[i].Evidence, receipts[i].Rows = schema.EvidenceApplied, s.Effect.Rows
+		receipts[i] = rc
+		if isLost {
+			lost = append(lost, c.Ref[:])
+		} else {
+			applied.add(c.Ref[:], int64(rc.Attempt), jsonArg(work))
+		}
 	}
 	if lost != nil {
 		if _, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.matched = FALSE`, refsJSON(lost)); err != nil {
@@ -350,9 +340,7 @@ func (r *Replica) failAttempts(ctx context.Context, tx *tx, refs [][]byte, code 
 		if over {
 			due = never
 			r.log.Error().Stringer("case", c.ID).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")
-			rc := r.core.CaseReceipt(c, schema.ReceiptFailed, c.Attempts, code, gaps, tx.now)
-			rc.Evidence = schema.EvidenceAttempted
-			receipts = append(receipts, rc)
+			receipts = append(receipts, r.core.FailedReceipt(c, code, gaps, tx.now))
 		}
 		_, err := r.write(ctx, tx, `UPDATE {p}pending p SET p.state = 'suppressed', p.wait = 'none', p.error_code = ?, p.attempts = ?, p.due_at = ?
 			WHERE p.ref = ?`, code, c.Attempts, due, c.Ref[:])

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -65,10 +64,10 @@ func (r *Replica) decide(ctx context.Context, tx pgx.Tx, d openDecision) error {
 		return err
 	})
 	if refused := r.reduced("carrying out case decision", err); refused != nil {
-		code := sinks.CodeOf(refused)
-		if sinks.Classify(refused) != sinks.Poison && code != ledger.CodeUndoTable && code != ledger.CodeUndoColumn {
+		if !ledger.RefusesDecision(refused) {
 			return err
 		}
+		code := sinks.CodeOf(refused)
 		outcome = ledger.DecisionRefused
 		_, err := tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET held = true, error_code = $2 WHERE ref = $1 AND state = 'suppressed'`), d.Ref, code)
 		if err != nil {
@@ -106,19 +105,11 @@ func (r *Replica) decideCase(ctx context.Context, tx pgx.Tx, d openDecision) (ou
 	if err != nil {
 		return "", err
 	}
-	if state != ledger.PendingSuppressed {
-		return ledger.DecisionTooLate, nil
-	}
-	// A case whose phase 2 has run is suppressed again where a value was left, a backup was restored or the mapping has
-	// grown. Its undo is gone, and a cancel would only make the erased person usable again.
-	if c.Erased && (decision == schema.DecisionCancel || decision == schema.DecisionHold) {
-		return ledger.DecisionTooLate, nil
+	if outcome := ledger.Unchanged(decision, state, held, c.Erased); outcome != "" {
+		return outcome, nil
 	}
 	switch decision {
 	case schema.DecisionProceed:
-		if held {
-			return ledger.DecisionHeld, nil
-		}
 		_, err = tx.Exec(ctx, r.ledger.sql(`UPDATE {s}.pending SET wait = 'cool_off' WHERE ref = $1 AND wait = 'decision'`), d.Ref)
 		return ledger.DecisionDone, err
 	case schema.DecisionRelease:
@@ -151,9 +142,7 @@ func (r *Replica) storeCaseReceipt(ctx context.Context, tx pgx.Tx, c *ledger.Ope
 		return err
 	}
 	b := &pgx.Batch{}
-	rc := r.core.CaseReceipt(c, state, c.Attempts, ledger.ReasonDecision, gaps, now)
-	rc.Evidence = schema.EvidenceApplied
-	if err := r.queueReceipt(b, rc); err != nil {
+	if err := r.queueReceipt(b, r.core.DecidedReceipt(c, state, gaps, now)); err != nil {
 		return err
 	}
 	return send(ctx, tx, b)
@@ -192,10 +181,7 @@ func (r *Replica) cancel(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCase, u
 func (m *Mapping) queueUndo(b *pgx.Batch, u ledger.UndoEntry) error {
 	t := m.tables[u.Table]
 	if t == nil {
-		return &sinks.Error{
-			Class: sinks.Permanent, Op: "taking phase 1 back", Code: ledger.CodeUndoTable,
-			Hint: fmt.Sprintf("table %s was mapped when the case opened and is not now: put it back into the mapping, then cancel again", u.Table),
-		}
+		return ledger.ErrUndoTable(u.Table)
 	}
 	s := &statement{}
 	equal := func(sep string, values map[string]*string) (string, error) {
@@ -203,10 +189,7 @@ func (m *Mapping) queueUndo(b *pgx.Batch, u ledger.UndoEntry) error {
 		for _, name := range slices.Sorted(maps.Keys(values)) {
 			col := t.column(name)
 			if col == nil {
-				return "", &sinks.Error{
-					Class: sinks.Permanent, Op: "taking phase 1 back", Code: ledger.CodeUndoColumn,
-					Hint: fmt.Sprintf("column %s.%s no longer exists: set the case's flags by hand, then release or cancel", t.label(), name),
-				}
+				return "", ledger.ErrUndoColumn(t.label(), name)
 			}
 			parts = append(parts, col.sql()+" = "+s.arg(values[name])+"::text::"+col.typ)
 		}

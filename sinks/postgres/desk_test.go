@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -241,7 +240,7 @@ func TestRotationSealsRowsAgain(t *testing.T) {
 		t.Fatalf("%d rows under key 7 (%v), want 2", n, err)
 	}
 	seal.id, seal.known = 8, []uint32{8, 7}
-	w.r.resealAt = time.Time{}
+	w.r.reseal = ledger.ResealRounds{}
 	w.runDue()
 	if n, _, err := desk.SealedUnder(w.ctx, 7, keyID); err != nil || n != 0 {
 		t.Errorf("%d rows are still under key 7 (%v)", n, err)

@@ -12,8 +12,7 @@ import (
 )
 
 // RunDue implements sinks.Chores. Its transactions are small, and each holds the rows of all partitions given, compared
-// with places: batches of the same worker wait for it, and a worker that has lost a partition gets ErrFenced. Where there is
-// much to do each chore does one slice and asks to be called again at once, so that prohibitions come in between.
+// with places: batches of the same worker wait for it, and a worker that has lost a partition gets ErrFenced.
 func (r *Replica) RunDue(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	if len(places) == 0 {
 		return time.Time{}, nil
@@ -21,22 +20,7 @@ func (r *Replica) RunDue(ctx context.Context, places []sinks.Place) (time.Time, 
 	if _, err := r.compiled(ctx); err != nil {
 		return time.Time{}, err
 	}
-	paused, err := r.Paused(ctx)
-	if err != nil {
-		return time.Time{}, err
-	}
-	if paused {
-		return time.Now().Add(ledger.PausedRetry), nil
-	}
-	var next time.Time
-	for _, c := range r.chores {
-		at, err := c(ctx, places)
-		if err != nil {
-			return time.Time{}, err
-		}
-		next = ledger.Sooner(next, at)
-	}
-	return next, nil
+	return ledger.RunChores(ctx, places, r.Paused, r.chores)
 }
 
 // recheckUnmatched looks again for the rows of subjects that had none: the ETL that makes them is often later than we.
@@ -68,29 +52,24 @@ func (r *Replica) reopenObserved(ctx context.Context, places []sinks.Place) erro
 	return classify("reopening observed cases", err)
 }
 
-// eachDue runs fn on the subjects whose column is due, one slice a call, and returns when the next one is. A slice that the
-// replica refuses is halved down to the one subject that it refuses (a constraint, a trigger): that one is left for
-// RecheckLater, and holds up neither the others nor the chores behind this one.
+// eachDue runs fn on the subjects whose column is due, one slice a call, and returns when the next one is. One that the
+// replica refuses is left for RecheckLater.
 func (r *Replica) eachDue(
 	ctx context.Context, places []sinks.Place, column, op string, fn func(context.Context, pgx.Tx, *ledger.Set) error,
 ) (time.Time, error) {
-	for limit := ledger.DueLimit; ; {
-		refs, err := r.dueSlice(ctx, places, column, op, limit, fn)
-		switch {
-		case err == nil && len(refs) == limit:
-			return time.Now(), nil
-		case err == nil:
-			return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(`+column+`) - now())::float8
-				FROM {s}.subject WHERE part = ANY ($1)`, ledger.PartsOf(places))
-		case sinks.Classify(err) != sinks.Poison || len(refs) == 0:
-			return time.Time{}, err
-		case len(refs) == 1:
-			r.log.Error().Str("op", op).Str("code", sinks.CodeOf(err)).Hex("subject", refs[0]).
-				Msg("the replica refuses what a subject's facts ask for: mend its row; it is tried again")
-			return time.Now(), r.leaveForLater(ctx, places, column, op, refs[0], sinks.CodeOf(err))
-		}
-		limit = len(refs) / 2
+	more, err := ledger.WorkDue(ledger.DueLimit, func(limit int) ([][]byte, error) {
+		return r.dueSlice(ctx, places, column, op, limit, fn)
+	}, func(ref []byte, refused error) error {
+		code := sinks.CodeOf(refused)
+		r.log.Error().Str("op", op).Str("code", code).Hex("subject", ref).
+			Msg("the replica refuses what a subject's facts ask for: mend its row; it is tried again")
+		return r.leaveForLater(ctx, places, column, op, ref, code)
+	})
+	if err != nil || more {
+		return time.Now(), err
 	}
+	return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(`+column+`) - now())::float8
+		FROM {s}.subject WHERE part = ANY ($1)`, ledger.PartsOf(places))
 }
 
 // dueSlice runs fn on up to limit due subjects in one transaction. Also with an error it returns which ones they were.

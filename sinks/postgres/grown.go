@@ -10,20 +10,11 @@ import (
 	"lethe/sinks/ledger"
 )
 
-// grown says what has been done for the mapping as it is compiled: that is asked once an assignment, not at every chore.
-type grown struct {
-	folds bool
-	cases map[int32]bool // partitions whose cases of an older mapping are open again
-}
-
 // refoldGrown asks for the fold of every subject where columns follow from it that did not before: the mapping has
 // another digest, or the replica was observed until now. What people have said meanwhile is known, and was written nowhere.
 // Their rows are reached through next_change_at, in slices.
 func (r *Replica) refoldGrown(ctx context.Context, places []sinks.Place) (time.Time, error) {
-	r.mu.Lock()
-	done := r.grown.folds
-	r.mu.Unlock()
-	if done {
+	if r.grown.Folds() {
 		return time.Time{}, nil
 	}
 	want := ledger.FoldedUnder(r.cfg, r.opts.MappingDigest)
@@ -48,23 +39,14 @@ func (r *Replica) refoldGrown(ctx context.Context, places []sinks.Place) (time.T
 			return time.Time{}, err
 		}
 	}
-	r.mu.Lock()
-	r.grown.folds = true
-	r.mu.Unlock()
+	r.grown.AskedFolds()
 	return time.Time{}, nil
 }
 
 // reopenGrown sends erased subjects through phase 2 again when the mapping has changed since: a column that is mapped
 // now may still hold what was not erased then. Those that such a column has kept from being verified are among them.
 func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
-	var parts []int32
-	r.mu.Lock()
-	for _, p := range places {
-		if !r.grown.cases[p.Partition] {
-			parts = append(parts, p.Partition)
-		}
-	}
-	r.mu.Unlock()
+	parts := r.grown.Cases(places)
 	if len(parts) == 0 {
 		return nil
 	}
@@ -80,13 +62,6 @@ func (r *Replica) reopenGrown(ctx context.Context, places []sinks.Place) error {
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.grown.cases == nil {
-		r.grown.cases = map[int32]bool{}
-	}
-	for _, n := range parts {
-		r.grown.cases[n] = true
-	}
+	r.grown.ReopenedCases(parts)
 	return nil
 }

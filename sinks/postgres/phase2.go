@@ -2,15 +2,12 @@ package postgres
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/crashpoint"
-	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/ledger"
 )
@@ -44,28 +41,13 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 	if err := r.reopenGrown(ctx, places); err != nil {
 		return time.Time{}, err
 	}
-	n, err := r.phase2Batch(ctx, places, ledger.Phase2Limit)
-	if err == nil && n < ledger.Phase2Limit {
-		return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
-	}
-	if err == nil || sinks.Classify(err) != sinks.Poison {
+	more, err := ledger.EraseDue(
+		func(limit int) (int, error) { return r.phase2Batch(ctx, places, limit) },
+		func(refused *ledger.RefusedError) error { return r.recordRefusal(ctx, places, refused) })
+	if err != nil || more {
 		return time.Now(), err
 	}
-	for range ledger.Phase2Limit {
-		n, err := r.phase2Batch(ctx, places, 1)
-		var refused *ledger.RefusedError
-		switch {
-		case errors.As(err, &refused):
-			if err := r.recordRefusal(ctx, places, refused); err != nil {
-				return time.Time{}, err
-			}
-		case err != nil:
-			return time.Time{}, err
-		case n == 0:
-			return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
-		}
-	}
-	return time.Now(), nil
+	return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
 }
 
 // phase2Batch erases up to limit cases and returns how many were due.
@@ -93,7 +75,7 @@ func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit i
 		}
 		var tripped []*ledger.OpenedCase
 		for _, c := range due {
-			if !c.Released && (c.Snapshot || c.Burst > r.cfg.Breaker.NewCases) {
+			if c.Trips(r.cfg) {
 				tripped = append(tripped, c)
 			} else {
 				current = append(current, c)
@@ -139,13 +121,7 @@ func (r *Replica) awaitRelease(ctx context.Context, tx pgx.Tx, cases []*ledger.O
 	b := &pgx.Batch{}
 	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = 'breaker' WHERE ref = ANY ($1)`), ledger.RefsOf(cases))
 	for _, c := range cases {
-		reason := ledger.ReasonBreaker
-		if c.Snapshot {
-			reason = ledger.ReasonSnapshot
-		}
-		rc := r.core.CaseReceipt(c, schema.ReceiptAwaitingRelease, c.Attempts, reason, gaps, now)
-		rc.Evidence = schema.EvidenceApplied
-		if err := r.queueReceipt(b, rc); err != nil {
+		if err := r.queueReceipt(b, r.core.AwaitingReceipt(c, gaps, now)); err != nil {
 			return err
 		}
 	}
@@ -268,29 +244,19 @@ func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*ledger.Subje
 	})
 }
 
-// queueErased writes what became of a case. A subject that has lost its row since phase 1 is looked up again; one whose
-// phase 2 has run before needs none, because phase 2 may have deleted it: the read-back says whether anything is left. Where
-// phase 2 takes the CRM key it cannot say so, because nobody can tell a row that is gone from one that has lost its key.
+// queueErased writes what became of a case.
 func (r *Replica) queueErased(b *pgx.Batch, m *Mapping, c *ledger.OpenedCase, gaps []string, now time.Time) error {
-	s := c.Subject
-	attempt := c.Attempts + 1
-	if !s.Effect.Matched && (!c.Erased || m.crmErased) {
-		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.Ref[:])
-		s.UnmatchedSince, s.RecheckAt, s.Dirty = now, now.Add(r.opts.RecheckFirst), true
-		rc := r.core.CaseReceipt(c, schema.ReceiptNoMatch, attempt, ledger.ReasonGone, gaps, now)
-		rc.Evidence = schema.EvidenceAttempted
-		return r.queueReceipt(b, rc)
-	}
-	s.State, s.Dirty = ledger.SubjectErased, true
-	work, err := ledger.CaseWork{Persons: slices.Concat(c.Work.Persons, s.Effect.Persons)}.Encode()
+	rc, work, lost, err := r.core.Destroyed(c, m.crmErased, gaps, now)
 	if err != nil {
 		return err
 	}
+	if lost {
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.Ref[:])
+		return r.queueReceipt(b, rc)
+	}
 	b.Queue(r.ledger.sql(`
 		UPDATE {s}.pending SET state = 'applied', wait = 'none', applied_at = now(), due_at = now(), attempts = $2, undo = NULL,
-			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.Ref[:], attempt, jsonOrNull(work), r.opts.MappingDigest[:])
-	rc := r.core.CaseReceipt(c, schema.ReceiptApplied, attempt, "", gaps, now)
-	rc.Evidence, rc.Rows = schema.EvidenceApplied, s.Effect.Rows
+			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.Ref[:], rc.Attempt, jsonOrNull(work), r.opts.MappingDigest[:])
 	return r.queueReceipt(b, rc)
 }
 
@@ -301,25 +267,24 @@ func (r *Replica) recordRefusal(ctx context.Context, places []sinks.Place, refus
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
-		cases, err := collectCases(ctx, tx, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p WHERE ref = $1 FOR UPDATE`), refused.Ref[:])
+		cases, err := collectCases(ctx, tx, r.ledger.sql(`SELECT `+caseColumns+` FROM {s}.pending p
+			WHERE ref = $1 AND state = 'suppressed' FOR UPDATE`), refused.Ref[:])
 		if err != nil || len(cases) == 0 {
 			return err
 		}
-		return r.failAttempt(ctx, tx, cases[0], refused.Code)
+		return r.failAttempt(ctx, tx, cases[0], true, refused.Code)
 	})
 }
 
-// failAttempt counts an attempt of a case that did not succeed.
-func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCase, code string) error {
-	attempt := max(c.Attempts, 1)
+// failAttempt counts an attempt of a case that did not succeed; suppressed says that phase 2 did not run.
+func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCase, suppressed bool, code string) error {
+	pause, over := r.core.Failed(c, suppressed)
 	var now time.Time
 	err := tx.QueryRow(ctx, r.ledger.sql(`
-		UPDATE {s}.pending SET state = 'suppressed', wait = 'none', error_code = $2,
-			attempts = CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END,
-			due_at = CASE WHEN CASE WHEN state = 'suppressed' THEN attempts + 1 ELSE attempts END % $3 = 0
-				THEN 'infinity' ELSE now() + make_interval(secs => $4) END
-		WHERE ref = $1 RETURNING attempts, now()`), c.Ref[:], code, ledger.MaxAttempts, r.opts.RecheckFirst.Seconds()*float64((attempt-1)%ledger.MaxAttempts)).Scan(&c.Attempts, &now)
-	if err != nil || c.Attempts%ledger.MaxAttempts != 0 {
+		UPDATE {s}.pending SET state = 'suppressed', wait = 'none', error_code = $2, attempts = $3,
+			due_at = CASE WHEN $4 THEN 'infinity' ELSE now() + make_interval(secs => $5) END
+		WHERE ref = $1 RETURNING now()`), c.Ref[:], code, c.Attempts, over, pause.Seconds()).Scan(&now)
+	if err != nil || !over {
 		return err
 	}
 	r.log.Error().Stringer("case", c.ID).Str("code", code).Msg("erasure failed: mend the cause, then `lethe release`")
@@ -328,9 +293,7 @@ func (r *Replica) failAttempt(ctx context.Context, tx pgx.Tx, c *ledger.OpenedCa
 		return err
 	}
 	b := &pgx.Batch{}
-	rc := r.core.CaseReceipt(c, schema.ReceiptFailed, c.Attempts, code, gaps, now)
-	rc.Evidence = schema.EvidenceAttempted
-	if err := r.queueReceipt(b, rc); err != nil {
+	if err := r.queueReceipt(b, r.core.FailedReceipt(c, code, gaps, now)); err != nil {
 		return err
 	}
 	return send(ctx, tx, b)

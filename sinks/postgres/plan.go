@@ -34,11 +34,11 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*ledger.Plan, error) {
 			}
 		}
 		who := []*ledger.Subject{{Key: key}}
-		persons := &personKeys{}
+		persons := &ledger.PersonKeys{}
 		if err := m.addPersons(ctx, tx, who, persons, func(*ledger.Subject) int { return 0 }); err != nil {
 			return m.keyTypeError(d.r.opts.Name, err)
 		}
-		p.Found, p.Persons = len(persons.keys), append(p.Persons, persons.keys...)
+		p.Found, p.Persons = len(persons.Keys), append(p.Persons, persons.Keys...)
 		p.Steps = m.steps(d.r.cfg.Mode)
 		return countPlan(ctx, tx, p, m, who)
 	})

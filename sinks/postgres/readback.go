@@ -123,7 +123,7 @@ func (r *Replica) countUnfollowed(ctx context.Context, tx pgx.Tx, m *Mapping, li
 			}
 		}()
 	}
-	closed, persons := ledger.Uncontactable(r.cfg, list, now), &personKeys{}
+	closed, persons := ledger.Uncontactable(r.cfg, list, now), &ledger.PersonKeys{}
 	if len(closed) > 0 && m.audience != "" {
 		index := make(map[*ledger.Subject]int, len(closed))
 		for i, x := range closed {

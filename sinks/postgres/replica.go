@@ -100,19 +100,15 @@ type Replica struct {
 	gauges  *ledger.Gauges
 
 	// chores are what RunDue does, in this order.
-	chores []chore
+	chores []ledger.Chore
 
-	mu      sync.Mutex
-	mapping *Mapping // nil: read the catalog again before the next use
-	grown   grown
-	// resealAt is when rows of older seal keys are looked for next.
-	resealAt    time.Time
-	resealAfter []byte // the last subject of the round under way; nil: the next round begins
-	compiledAt  time.Time
+	grown  ledger.Grown
+	reseal ledger.ResealRounds
+
+	mu         sync.Mutex
+	mapping    *Mapping // nil: read the catalog again before the next use
+	compiledAt time.Time
 }
-
-// chore does what is due for the partitions and returns when it wants to be called again; zero: nothing in sight.
-type chore func(ctx context.Context, places []sinks.Place) (next time.Time, err error)
 
 // New makes a Replica. It opens nothing: the first call that needs the replica reads and checks its catalog.
 func New(opts Options) (*Replica, error) {
@@ -142,7 +138,7 @@ func New(opts Options) (*Replica, error) {
 			return nil, fmt.Errorf("registering gauges of replica %s: %w", opts.Name, err)
 		}
 	}
-	r.chores = []chore{
+	r.chores = []ledger.Chore{
 		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldGrown, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
 		r.resealKeys, r.refreshGauges,
 	}
@@ -213,8 +209,9 @@ func (r *Replica) compiledAnew(ctx context.Context) (*Mapping, error) {
 // assignment, because Setup may have activated another mapping meanwhile.
 func (r *Replica) forget() {
 	r.mu.Lock()
-	r.mapping, r.grown = nil, grown{}
+	r.mapping = nil
 	r.mu.Unlock()
+	r.grown.Forget()
 }
 
 // Assign implements sinks.Applier.

@@ -13,9 +13,7 @@ import (
 // resealKeys seals the CRM keys of subjects again that were sealed under an older key, so that it can be retired. A row
 // that no key of the ring opens is left as it is: what needs it will say so.
 func (r *Replica) resealKeys(ctx context.Context, places []sinks.Place) (time.Time, error) {
-	r.mu.Lock()
-	due, after := r.resealAt, r.resealAfter
-	r.mu.Unlock()
+	due, after := r.reseal.Due()
 	if time.Now().Before(due) {
 		return due, nil
 	}
@@ -23,24 +21,15 @@ func (r *Replica) resealKeys(ctx context.Context, places []sinks.Place) (time.Ti
 	if err != nil || prefix == nil {
 		return time.Time{}, err
 	}
-	if after == nil {
-		after = []byte{}
-	}
-	if after, err = r.resealBatch(ctx, places, prefix, after); err != nil {
+	last, err := r.resealSlice(ctx, places, prefix, after)
+	if err != nil {
 		return time.Time{}, err
 	}
-	next := time.Now()
-	if after == nil {
-		next = next.Add(ledger.ResealEvery)
-	}
-	r.mu.Lock()
-	r.resealAt, r.resealAfter = next, after
-	r.mu.Unlock()
-	return next, nil
+	return r.reseal.Done(last), nil
 }
 
-// resealBatch works on the subjects behind a reference and returns the last one, nil at the end.
-func (r *Replica) resealBatch(ctx context.Context, places []sinks.Place, prefix, after []byte) (last []byte, err error) {
+// resealSlice works on the subjects behind a reference and returns the last one, nil at the end.
+func (r *Replica) resealSlice(ctx context.Context, places []sinks.Place, prefix, after []byte) (last []byte, err error) {
 	err = r.inTx(ctx, "sealing CRM keys again", func(ctx context.Context, tx pgx.Tx) error {
 		last = nil
 		if err := r.lockPlaces(ctx, tx, places); err != nil {

@@ -73,11 +73,11 @@ func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (rem
 			return err
 		}
 		place := make(map[*ledger.Subject]int, len(cases))
-		persons := &personKeys{}
+		persons := &ledger.PersonKeys{}
 		for i, c := range cases {
 			place[c.Subject] = i
 			for _, p := range c.Work.Persons {
-				persons.add(i, p)
+				persons.Add(i, p)
 			}
 		}
 		if err := m.addPersons(ctx, tx, set.List, persons, func(s *ledger.Subject) int { return place[s] }); err != nil {
@@ -100,29 +100,14 @@ func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (rem
 	return remaining, at, err
 }
 
-// personKeys are the replica's keys of some persons, each with the place of the case or subject that it belongs to.
-type personKeys struct {
-	places []int32
-	keys   []string
-}
-
-func (p *personKeys) add(place int, key string) {
-	for i, k := range p.keys {
-		if k == key && int(p.places[i]) == place {
-			return
-		}
-	}
-	p.places, p.keys = append(p.places, int32(place)), append(p.keys, key) //nolint:gosec // at most verifyLimit
-}
-
-// from adds the keys to a statement as w(i, k).
-func (p *personKeys) from(s *statement) string {
-	return "unnest(" + s.arg(p.places) + "::int[], " + s.arg(p.keys) + "::text[]) AS w(i, k)"
+// persons adds the keys of some persons to a statement as w(i, k).
+func (s *statement) persons(p *ledger.PersonKeys) string {
+	return "unnest(" + s.arg(p.Places) + "::int[], " + s.arg(p.Keys) + "::text[]) AS w(i, k)"
 }
 
 // addPersons looks up the persons that the subjects' CRM keys lead to now: a row that came back counts too.
-func (m *Mapping) addPersons(ctx context.Context, tx pgx.Tx, list []*ledger.Subject, into *personKeys, place func(*ledger.Subject) int) error {
-	return m.eachPerson(ctx, tx, list, "", func(s *ledger.Subject, key string) { into.add(place(s), key) })
+func (m *Mapping) addPersons(ctx context.Context, tx pgx.Tx, list []*ledger.Subject, into *ledger.PersonKeys, place func(*ledger.Subject) int) error {
+	return m.eachPerson(ctx, tx, list, "", func(s *ledger.Subject, key string) { into.Add(place(s), key) })
 }
 
 // owns returns the condition that a row of a table (alias t) belongs to a person of w.
@@ -150,12 +135,12 @@ func queueCount(b *pgx.Batch, s *statement, remaining []int64) {
 }
 
 // queueReadErased counts the rows in which a step of phase 2 has not taken effect.
-func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *personKeys, remaining []int64) {
+func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *ledger.PersonKeys, remaining []int64) {
 	if step.hold {
 		return
 	}
 	s := &statement{}
-	from := persons.from(s)
+	from := s.persons(persons)
 	where := m.owns(step.join)
 	if !step.delete && !step.unlink {
 		left := s.unequal(step.set)
@@ -169,12 +154,12 @@ func (m *Mapping) queueReadErased(b *pgx.Batch, step *eraseStep, persons *person
 }
 
 // queueReadHeld notes rows that are held instead of erased, and until when: what is called verified names them.
-func (m *Mapping) queueReadHeld(b *pgx.Batch, step *eraseStep, persons *personKeys, cases []*ledger.OpenedCase) {
+func (m *Mapping) queueReadHeld(b *pgx.Batch, step *eraseStep, persons *ledger.PersonKeys, cases []*ledger.OpenedCase) {
 	if !step.hold {
 		return
 	}
 	s := &statement{}
-	from, col := persons.from(s), "t."+step.from.sql()
+	from, col := s.persons(persons), "t."+step.from.sql()
 	s.WriteString("SELECT w.i, coalesce(max(" + col + ") FILTER (WHERE isfinite(" + col + ")), now())::timestamptz FROM " + step.table.sql() +
 		" AS t, " + from + " WHERE " + m.owns(step.join) + " GROUP BY w.i")
 	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
@@ -218,13 +203,13 @@ func (s *statement) unequal(set []assignment) string {
 
 // queueReadSuppressed counts persons of whom a suppress action no longer holds. A column that phase 2 sets too is
 // phase 2's.
-func (m *Mapping) queueReadSuppressed(b *pgx.Batch, a *suppressAction, persons *personKeys, remaining []int64) {
+func (m *Mapping) queueReadSuppressed(b *pgx.Batch, a *suppressAction, persons *ledger.PersonKeys, remaining []int64) {
 	erased := m.erasedColumns(a.table)
 	if erased == nil {
 		return // the rows themselves go
 	}
 	s := &statement{}
-	from := persons.from(s)
+	from := s.persons(persons)
 	if a.insert {
 		s.WriteString("SELECT w.i, count(*) FROM " + from + ", " + m.person.sql() + " AS p WHERE p." + m.key.sql() + " = w.k::" + m.key.typ +
 			" AND NOT EXISTS (SELECT FROM " + a.table.sql() + " AS t WHERE " + m.owns(a.join) + ") GROUP BY w.i")
@@ -258,7 +243,7 @@ func (m *Mapping) erasedColumns(t *table) map[string]bool {
 }
 
 // queueReadClosed counts rows in which a consent column still says yes.
-func (m *Mapping) queueReadClosed(b *pgx.Batch, ft *foldTable, persons *personKeys, remaining []int64) {
+func (m *Mapping) queueReadClosed(b *pgx.Batch, ft *foldTable, persons *ledger.PersonKeys, remaining []int64) {
 	erased := m.erasedColumns(ft.table)
 	if erased == nil {
 		return
@@ -279,19 +264,19 @@ func (m *Mapping) queueReadClosed(b *pgx.Batch, ft *foldTable, persons *personKe
 		return
 	}
 	s := &statement{}
-	from := persons.from(s)
+	from := s.persons(persons)
 	s.WriteString("SELECT w.i, count(*) FROM " + ft.table.sql() + " AS t, " + from + " WHERE " + m.owns(ft.join) +
 		" AND (" + strings.Join(open, " OR ") + ") GROUP BY w.i")
 	queueCount(b, s, remaining)
 }
 
 // queueReadAudience counts the persons whom the replica's audience query still returns.
-func (m *Mapping) queueReadAudience(b *pgx.Batch, persons *personKeys, remaining []int64) {
+func (m *Mapping) queueReadAudience(b *pgx.Batch, persons *ledger.PersonKeys, remaining []int64) {
 	if m.audience == "" {
 		return
 	}
 	s := &statement{}
-	from := persons.from(s)
+	from := s.persons(persons)
 	s.WriteString("SELECT w.i, count(*) FROM (" + m.audience + ") AS a(k), " + from + " WHERE a.k::text = w.k GROUP BY w.i")
 	queueCount(b, s, remaining)
 }
@@ -322,17 +307,17 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 	}
 	b := &pgx.Batch{}
 	var done []*ledger.OpenedCase
+	wait, code, pause := ledger.Postponed(gaps, m.Unmapped)
 	for i, c := range cases {
 		switch {
 		case !still[c.Ref]:
 		case remaining[i] > 0:
-			if err := r.failAttempt(ctx, tx, c, ledger.ReasonResidual); err != nil {
+			if err := r.failAttempt(ctx, tx, c, false, ledger.ReasonResidual); err != nil {
 				return err
 			}
-		case len(gaps) > 0:
-			r.queuePostpone(b, c, ledger.WaitGap, ledger.ReasonGap, ledger.GapRecheck)
-		case len(m.Unmapped) > 0:
-			r.queuePostpone(b, c, ledger.WaitNone, ledger.ReasonUnmapped, ledger.UnmappedRecheck)
+		case pause > 0:
+			b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = $2, error_code = $3, due_at = now() + make_interval(secs => $4) WHERE ref = $1`),
+				c.Ref[:], wait, code, pause.Seconds())
 		default:
 			done = append(done, c)
 		}
@@ -349,9 +334,4 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), ledger.RefsOf(done))
 	}
 	return send(ctx, tx, b)
-}
-
-func (r *Replica) queuePostpone(b *pgx.Batch, c *ledger.OpenedCase, wait, code string, pause time.Duration) {
-	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = $2, error_code = $3, due_at = now() + make_interval(secs => $4) WHERE ref = $1`),
-		c.Ref[:], wait, code, pause.Seconds())
 }
