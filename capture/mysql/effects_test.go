@@ -190,8 +190,7 @@ func TestEpochs(t *testing.T) {
 	}
 	run := func(e *epochs, list ...gtid) (got []uint32) {
 		for _, g := range list {
-			n, _ := e.of(g.origin, g.n)
-			got = append(got, n)
+			got = append(got, e.of(g.origin, g.n))
 		}
 		return got
 	}

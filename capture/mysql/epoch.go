@@ -17,20 +17,23 @@ type epochs struct {
 	now    uint32          // of the last transaction; 0: none yet
 	origin string
 	last   uint64
+	// unkept is set until the Handler has been told of the list. The first transaction of an epoch may have nothing for it, so
+	// that a later one is the first to be handed over.
+	unkept bool
 }
 
-// of returns the epoch of the next transaction, and whether it is a new one. An epoch that is known and lies ahead begins
-// again at the transaction that it began with.
-func (e *epochs) of(origin string, n uint64) (epoch uint32, isNew bool) {
+// of returns the epoch of the next transaction. An epoch that is known and lies ahead begins again at the transaction that it
+// began with.
+func (e *epochs) of(origin string, n uint64) uint32 {
 	for i := range e.list {
 		if known := &e.list[i]; known.Number > e.now && known.Origin == origin && known.From == n {
 			e.now, e.origin, e.last = known.Number, origin, n
-			return e.now, false
+			return e.now
 		}
 	}
 	if e.now != 0 && origin == e.origin && n > e.last {
 		e.last = n
-		return e.now, false
+		return e.now
 	}
 	next := uint32(firstEpoch)
 	if k := len(e.list); k > 0 {
@@ -38,7 +41,8 @@ func (e *epochs) of(origin string, n uint64) (epoch uint32, isNew bool) {
 	}
 	e.now, e.origin, e.last = next, origin, n
 	e.list = append(e.list, capture.Epoch{Number: next, Origin: origin, From: n})
-	return next, true
+	e.unkept = true
+	return next
 }
 
 // forget drops epochs before the one of the checkpoint: nothing of them can come again.

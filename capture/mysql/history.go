@@ -37,14 +37,13 @@ type history struct {
 
 // pending is the transaction that the log is in.
 type pending struct {
-	origin   string // modeGTID
-	domain   domainGTID
-	foreign  bool // modeMariaDB: in a domain that is not followed
-	number   uint64
-	epoch    uint32
-	time     time.Time
-	passing  bool // it is the checkpoint's own: not handed over
-	newEpoch bool // KeepEpochs has to be asked before anything is handed over
+	origin  string // modeGTID
+	domain  domainGTID
+	foreign bool // modeMariaDB: in a domain that is not followed
+	number  uint64
+	epoch   uint32
+	time    time.Time
+	passing bool // it is the checkpoint's own: not handed over
 }
 
 // position is the text of what was read.
@@ -99,7 +98,7 @@ func (h *history) beginGTID(origin string, n uint64, at time.Time) (hole, error)
 	if v := h.verify; v != nil && missing.origin == h.origin && missing.interval == (interval{v.Position.Commit, v.Position.Commit}) {
 		missing = hole{} // the checkpoint's own comes later in this server's log
 	}
-	h.pending.epoch, h.pending.newEpoch = h.epochs.of(origin, n)
+	h.pending.epoch = h.epochs.of(origin, n)
 	return missing, nil
 }
 

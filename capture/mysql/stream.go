@@ -345,13 +345,13 @@ func (st *stream) hand(c *capture.Change) error {
 	return st.h.Change(c)
 }
 
-// start calls Begin, and before it KeepEpochs where the transaction begins a new epoch.
+// start calls Begin, and before it KeepEpochs where a new epoch has begun.
 func (st *stream) start() error {
 	if st.begun {
 		return nil
 	}
 	h := &st.history
-	if h.pending.newEpoch && st.keeper != nil {
+	if h.epochs.unkept && st.keeper != nil {
 		st.src.mu.Lock()
 		acked := st.src.acked.Epoch
 		st.src.mu.Unlock()
@@ -361,7 +361,7 @@ func (st *stream) start() error {
 		}
 		st.src.o.Log.Info().Uint32("epoch", h.pending.epoch).Str("at", st.place()).Msg("a new epoch of the order begins")
 	}
-	h.pending.newEpoch = false
+	h.epochs.unkept = false
 	n := h.pending.number
 	st.tx = capture.Transaction{
 		Position:    capture.Position{Epoch: h.pending.epoch, Commit: n, Before: h.position()},
