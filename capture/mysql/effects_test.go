@@ -242,15 +242,21 @@ func TestFilePlaces(t *testing.T) {
 // TestVerify: the transaction in the place of the checkpoint's own has to be that one.
 func TestVerify(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	h := &history{mode: modeGTID, set: mustGTIDs(t, uuidA+":1-4"), epochs: epochs{now: 1, origin: uuidA, last: 5}, origin: uuidA}
+	h := &history{mode: modeGTID, set: mustGTIDs(t, uuidA+":1-5"), epochs: epochs{now: 1, origin: uuidA, last: 5}, origin: uuidA}
 	h.verify = checkpointOf(uuidA+":1-5", 5, at)
 	if _, err := h.beginGTID(uuidA, 5, at.Add(time.Second)); err == nil {
 		t.Error("another time is not seen")
 	}
+	if missing, err := h.beginGTID(uuidB, 1, at); err != nil || missing.origin != "" || h.pending.passing {
+		t.Errorf("another transaction in front of it: %v, %v, %+v", missing, err, h.pending)
+	}
+	if err := h.end(filePlace{}); err != nil || h.verify == nil || h.position() != uuidA+":1-5,"+uuidB+":1" {
+		t.Errorf("%v, %v, %s", err, h.verify, h.position())
+	}
 	if missing, err := h.beginGTID(uuidA, 5, at); err != nil || missing.origin != "" || !h.pending.passing {
 		t.Errorf("%v, %v, %+v", missing, err, h.pending)
 	}
-	if err := h.end(filePlace{}); err != nil || h.verify != nil || h.position() != uuidA+":1-5" {
+	if err := h.end(filePlace{}); err != nil || h.verify != nil || h.position() != uuidA+":1-5,"+uuidB+":1" {
 		t.Errorf("%v, %v, %s", err, h.verify, h.position())
 	}
 	if _, err := h.beginGTID(uuidA, 3, at); err == nil {
@@ -259,7 +265,7 @@ func TestVerify(t *testing.T) {
 	if missing, err := h.beginGTID(uuidA, 9, at); err != nil || missing.interval != (interval{6, 8}) {
 		t.Errorf("a hole is %v, %v", missing, err)
 	}
-	if missing, err := h.beginGTID(uuidB, 3, at); err != nil || missing.interval != (interval{1, 2}) || missing.origin != uuidB {
+	if missing, err := h.beginGTID(uuidB, 3, at); err != nil || missing.interval != (interval{2, 2}) || missing.origin != uuidB {
 		t.Errorf("a hole is %v, %v", missing, err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 // log connects to what was read before.
 type history struct {
 	mode   mode
-	set    gtidSet   // modeGTID: what was read
+	set    gtidSet   // modeGTID: what was read, the checkpoint's own transaction included
 	read   domainSet // modeMariaDB: the same
 	domain uint32    // modeMariaDB: the one that is followed
 	at     filePlace // modeFile: behind the last transaction
@@ -83,20 +83,17 @@ type hole struct {
 // beginGTID starts a transaction of MySQL. Where GTIDs in front of it were not read it returns them.
 func (h *history) beginGTID(origin string, n uint64, at time.Time) (hole, error) {
 	h.pending = pending{origin: origin, number: n, time: at}
+	if v := h.verify; v != nil && n == v.Position.Commit && origin == h.origin {
+		return hole{}, h.pass(v) // h.set has it already: others may come before it from a server that committed in another order
+	}
 	if h.set.has(origin, n) {
 		return hole{}, forked(fmt.Sprintf("transaction %s:%d was read before and comes again as another", origin, n))
-	}
-	if v := h.verify; v != nil && n == v.Position.Commit && origin == h.origin {
-		return hole{}, h.pass(v)
 	}
 	var missing hole
 	if list := h.set[origin]; len(list) == 0 && n > 1 {
 		missing = hole{origin, interval{1, n - 1}}
 	} else if len(list) > 0 && n > list[len(list)-1].last+1 {
 		missing = hole{origin, interval{list[len(list)-1].last + 1, n - 1}}
-	}
-	if v := h.verify; v != nil && missing.origin == h.origin && missing.interval == (interval{v.Position.Commit, v.Position.Commit}) {
-		missing = hole{} // the checkpoint's own comes later in this server's log
 	}
 	h.pending.epoch = h.epochs.of(origin, n)
 	return missing, nil
@@ -117,7 +114,7 @@ func (h *history) beginDomain(g domainGTID, at time.Time) error {
 	switch {
 	case h.last > 0 && g.number <= h.last:
 		return forked(fmt.Sprintf("sequence number %d of domain %d comes after %d", g.number, g.domain, h.last))
-	case g.number > h.last+1:
+	case h.last > 0 && g.number > h.last+1: // a domain of which nothing was read may begin anywhere
 		return holed(fmt.Sprintf("%d-*-%d", g.domain, h.last+1))
 	}
 	return nil
@@ -157,7 +154,9 @@ func (h *history) end(place filePlace) error {
 			h.last = p.number
 		}
 	case modeGTID:
-		h.set.add(p.origin, p.number)
+		if !p.passing {
+			h.set.add(p.origin, p.number)
+		}
 	case modeFile:
 		h.at = place
 		if p.passing && h.at.String() != h.verify.Position.GTID {

@@ -175,7 +175,11 @@ func (st *startPoint) startBefore(from *capture.Checkpoint) error {
 	if purged.has(h.origin, from.Position.Commit) {
 		return st.startAtCheckpoint(from) // it cannot be read again
 	}
-	return st.startAt(from.Position.Before)
+	if err := st.startAt(from.Position.GTID); err != nil {
+		return err
+	}
+	st.at = from.Position.Before
+	return nil
 }
 
 // startAtCheckpoint begins behind the checkpoint's own transaction, which is not looked at.

@@ -89,7 +89,7 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 		b.Close()
 	})
 	defer closing()
-	s.setPlace(filePlace{}, start.at)
+	s.setPlace(filePlace{}, start.history.position())
 	streamer, err := st.dump(b, start)
 	if err == nil {
 		_, err = streamer.GetEvent(ctx) // nothing but the end comes this way
