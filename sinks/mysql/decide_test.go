@@ -2,9 +2,11 @@ package mysql
 
 import (
 	"testing"
+	"time"
 
 	"lethe/config"
 	"lethe/schema"
+	"lethe/sinks"
 	"lethe/sinks/ledger"
 )
 
@@ -141,4 +143,59 @@ func TestCancelRestoresEveryType(t *testing.T) {
 		w.want(rows, before)
 		w.states(1, "suppressed cancelled")
 	}, erasing)
+}
+
+// A deadlock in a decision ends its whole transaction: it is tried again, and is no fault of the mapping's.
+func TestDeadlockInADecisionIsTriedAgain(t *testing.T) {
+	bothWorlds(t, func(w *world) {
+		w.person(1)
+		w.apply(w.erasure(1), w.decide(1, schema.DecisionCancel))
+		w.exec(`CREATE TABLE ballast (n INT PRIMARY KEY); INSERT INTO ballast WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 500) SELECT n FROM r`)
+		other, err := w.db.BeginTx(w.ctx, nil)
+		if err != nil {
+			w.Fatal(err)
+		}
+		defer func() { _ = other.Rollback() }()
+		do := func(statement string) {
+			w.Helper()
+			if _, err := other.ExecContext(w.ctx, statement); err != nil {
+				w.Fatalf("%s: %v", statement, err)
+			}
+		}
+		do(`UPDATE ballast SET n = n + 1000`) // the server gives up the transaction that has changed less
+		do(`UPDATE contact SET changed_at = UTC_TIMESTAMP()`)
+		chores := make(chan error, 1)
+		go func() {
+			_, err := w.r.RunDue(w.ctx, w.All())
+			chores <- err
+		}()
+		w.until(`SELECT COUNT(*) FROM information_schema.INNODB_TRX x JOIN information_schema.PROCESSLIST p ON p.ID = x.trx_mysql_thread_id
+			WHERE x.trx_state = 'LOCK WAIT' AND p.DB = DATABASE()`, "1")
+		do(`UPDATE lethe_pending SET error_code = 'x'`)
+		if err := <-chores; sinks.Classify(err) != sinks.Transient || sinks.CodeOf(err) != "mysql_1213" {
+			w.Errorf("the deadlock is %v", err)
+		}
+		if err := other.Rollback(); err != nil {
+			w.Fatal(err)
+		}
+		w.runDue()
+		w.states(1, "suppressed cancelled")
+		w.want(`SELECT usable FROM contact`, "1")
+	}, erasing)
+}
+
+// until waits until a query returns a text. It asks seldom: InnoDB's tables about itself are renewed only once nobody has
+// read them for 100 ms.
+func (w *world) until(query, want string) {
+	w.Helper()
+	for range 12 {
+		if w.lines(query) == want {
+			return
+		}
+		select {
+		case <-w.ctx.Done():
+		case <-time.After(150 * time.Millisecond):
+		}
+	}
+	w.Fatalf("%s: not %s within 2 s", query, want)
 }

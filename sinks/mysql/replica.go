@@ -285,14 +285,15 @@ func (t *tx) insert(ctx context.Context, head string, width int, values []any, t
 func (t *tx) clock() time.Time { return t.now.Add(time.Since(t.at)) }
 
 // savepoint runs fn; what it has changed is rolled back where it returns an error, and the transaction goes on. A deadlock
-// has ended the transaction as a whole, which the next statement would not notice: fn's error must not be swallowed where
-// it is Transient.
+// has ended the transaction as a whole, and the savepoint with it, which the next statement would not notice: fn's error must
+// not be swallowed where it is Transient.
 func (t *tx) savepoint(ctx context.Context, fn func() error) error {
 	if _, err := t.ExecContext(ctx, "SAVEPOINT lethe_part"); err != nil {
 		return err
 	}
 	if err := fn(); err != nil {
-		if _, back := t.ExecContext(ctx, "ROLLBACK TO SAVEPOINT lethe_part"); back != nil {
+		_, back := t.ExecContext(ctx, "ROLLBACK TO SAVEPOINT lethe_part")
+		if back != nil && sinks.Classify(classify("", err)) == sinks.Poison {
 			return back
 		}
 		return err

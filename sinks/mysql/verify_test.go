@@ -5,9 +5,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	driver "github.com/go-sql-driver/mysql"
 
 	"lethe/config"
+	"lethe/internal/testenv"
 	"lethe/schema"
+	"lethe/sinks"
 	"lethe/sinks/ledger"
 )
 
@@ -316,4 +321,45 @@ func TestCollationsMakeNoTwoPersonsOne(t *testing.T) {
 		w.want(`SELECT CONCAT(id, '.'), email, usable FROM member ORDER BY email`, "A1.|NULL|0\na1.|a|1\ná1.|c|1\nb1.|d|1")
 		w.want(`SELECT COUNT(*), SUM(member_id = 'A1' AND BINARY member_id = BINARY 'A1') FROM letter`, "3|0")
 	}, erasing)
+}
+
+// The login that reads back needs no more than to read the mapped tables.
+func TestReadBackNeedsToReadOnly(t *testing.T) {
+	bothWorlds(t, func(w *world) {
+		reader := testenv.UniqueName("read")
+		w.exec("CREATE USER " + reader + "@'%'; GRANT SELECT ON contact TO " + reader + "@'%'; GRANT SELECT ON note TO " + reader +
+			"@'%'; GRANT SELECT ON do_not_contact TO " + reader + "@'%'")
+		w.Cleanup(func() { w.server.Exec(w, "", "DROP USER "+reader+"@'%'") })
+		w.r = w.replica(func(o *Options) { o.VerifyDB = w.loginAs(reader) })
+		w.assign()
+		w.person(1, 2)
+		w.apply(w.erasure(1), w.event(2, &schema.Objection{Raised: true, Scope: "direct_marketing"}))
+		w.runDue()
+		w.states(1, "suppressed applied verified")
+		w.want(`SELECT COUNT(*) FROM lethe_receipt WHERE state = 'verified'`, "2")
+	}, erasing)
+}
+
+// An audience query that never ends is ended by the server.
+func TestAudienceQueryIsBounded(t *testing.T) {
+	bothWorlds(t, func(w *world) {
+		c, err := driver.ParseDSN(w.server.DSN(w.name, w.role))
+		if err != nil {
+			w.Fatal(err)
+		}
+		db, err := Open(c, Session{StatementTimeout: 500 * time.Millisecond})
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.Cleanup(func() { _ = db.Close() })
+		w.r = w.replica(func(o *Options) { o.VerifyDB = db })
+		w.assign()
+		w.person(1)
+		w.apply(w.erasure(1))
+		_, err = w.r.RunDue(w.ctx, w.All())
+		if code := sinks.CodeOf(err); sinks.Classify(err) != sinks.Transient || code != "mysql_1969" && code != "mysql_3024" {
+			w.Errorf("an audience query without an end is %v", err)
+		}
+		w.want(`SELECT state FROM lethe_pending`, "applied")
+	}, erasing, func(c *config.Replica) { c.Audience = "select contact_id from contact where sleep(20) = 0" })
 }
