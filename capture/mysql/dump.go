@@ -248,6 +248,7 @@ const attendEvery = 5 * time.Second
 func (s *Source) attend(ctx context.Context, start *startPoint) error {
 	tick := time.NewTicker(s.attendEvery)
 	defer tick.Stop()
+	var earlier []string // what was read up to the last looks; see unsettledLooks
 	for {
 		select {
 		case <-ctx.Done():
@@ -255,16 +256,22 @@ func (s *Source) attend(ctx context.Context, start *startPoint) error {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		read := s.read
+		earlier = append(earlier, s.read)
 		s.mu.Unlock()
+		if len(earlier) <= unsettledLooks {
+			continue
+		}
+		read := earlier[0]
+		earlier = earlier[1:]
 		now := &startPoint{}
 		now.history.domain = start.history.domain
 		err := s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) (err error) {
 			now.facts, err = readServer(ctx, conn)
 			return err
 		})
-		if err != nil || read == "" || now.facts.mode != start.facts.mode {
-			continue // the stream has its own ways of noticing
+		if err != nil || read == "" || now.facts.mode != start.facts.mode || now.facts.readOnly {
+			// The stream has its own ways of noticing. A replica that the DSN leads to while servers change their places may lag.
+			continue
 		}
 		err = now.holds(&capture.Checkpoint{Identity: capture.Identity{SystemID: start.facts.systemID()}}, read, false)
 		if errors.As(err, new(*capture.GapError)) {

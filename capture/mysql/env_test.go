@@ -111,6 +111,7 @@ func (e *env) plainSource(tb testing.TB) *Source {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = src.Close(context.Background()) })
+	src.settleWithin = time.Second
 	return src
 }
 

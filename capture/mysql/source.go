@@ -74,7 +74,7 @@ type Source struct {
 	metrics *metrics
 	running atomic.Bool
 	// Shorter in tests than the constants of these names.
-	holeWithin, attendEvery time.Duration
+	holeWithin, attendEvery, settleWithin time.Duration
 
 	mu    sync.Mutex // guards what follows
 	sql   *sql.DB    // one ordinary connection for everything but the stream and the lock
@@ -95,7 +95,7 @@ func New(o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{o: o, metrics: m, holeWithin: holeWithin, attendEvery: attendEvery}, nil
+	return &Source{o: o, metrics: m, holeWithin: holeWithin, attendEvery: attendEvery, settleWithin: settleWithin}, nil
 }
 
 // Run streams as capture.Source says, holding the named lock as long as it runs. Its errors: *capture.GapError, *SetupError,

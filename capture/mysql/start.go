@@ -62,7 +62,7 @@ func (s *Source) prepare(ctx context.Context, from *capture.Checkpoint) (*startP
 		return nil, err
 	}
 	st.history.mode, st.history.domain = st.facts.mode, st.facts.domain
-	return st, st.connect(from)
+	return st, s.settled(ctx, st, from)
 }
 
 // usable tells whether the log can be read at all.
