@@ -146,9 +146,18 @@ func TestTextFormOfAColumnGoesBackIn(t *testing.T) {
 	flavors(t, func(t *testing.T, flavor string) {
 		s := newSite(t, flavor)
 		for _, c := range [][2]string{
-			{"BIT(9)", "b'101010101'"}, {"VARBINARY(9)", "0x00ff5c"}, {"TINYINT UNSIGNED", "255"}, {"ENUM('a''b', 'c')", "'a''b'"}, {"VARCHAR(9) CHARACTER SET latin1", "'é\\\\x'"},
-			{"DATETIME(6)", "'2001-02-03 04:05:06.789012'"}, {"TIMESTAMP(3) NULL", "'2001-02-03 04:05:06.789'"}, {"DECIMAL(30,5)", "-1.5"}, {"SET('x','y')", "'x,y'"},
-			{"YEAR", "1999"}, {"BIGINT", "NULL"}, {"DOUBLE", "0.1"},
+			{"BIT(9)", "b'101010101'"},
+			{"VARBINARY(9)", "0x00ff5c"},
+			{"TINYINT UNSIGNED", "255"},
+			{"ENUM('a''b', 'c')", "'a''b'"},
+			{"VARCHAR(9) CHARACTER SET latin1", "'é\\\\x'"},
+			{"DATETIME(6)", "'2001-02-03 04:05:06.789012'"},
+			{"TIMESTAMP(3) NULL", "'2001-02-03 04:05:06.789'"},
+			{"DECIMAL(30,5)", "-1.5"},
+			{"SET('x','y')", "'x,y'"},
+			{"YEAR", "1999"},
+			{"BIGINT", "NULL"},
+			{"DOUBLE", "0.1"},
 		} {
 			s.exec(`DROP TABLE IF EXISTS one; CREATE TABLE one (id BIGINT PRIMARY KEY, a ` + c[0] + `, b ` + c[0] + `); INSERT INTO one (id, a) VALUES (1, ` + c[1] + `)`)
 			table, err := loadTable(s.ctx, s.db, "one")

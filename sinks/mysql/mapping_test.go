@@ -401,22 +401,20 @@ var hostile = []string{
 
 func TestNamesAreQuoted(t *testing.T) {
 	flavors(t, func(t *testing.T, flavor string) {
-		for i, name := range hostile {
-			s := newSite(t, flavor)
+		s := newSite(t, flavor)
+		s.exec(`INSERT INTO contact (crm_id, email) VALUES (1, 'a'), (2, 'b')`)
+		for _, name := range hostile {
 			column := "x" + string([]rune(name)[1:])
 			s.exec(`CREATE TABLE ` + quote(name) + ` (` + quote(name) + ` BIGINT, ` + quote(column) + ` VARCHAR(40), id BIGINT PRIMARY KEY, KEY (` +
-				quote(name) + `)); INSERT INTO contact (crm_id, email) VALUES (1, 'a'), (2, 'b');
-				INSERT INTO ` + quote(name) + ` SELECT contact_id, 'Jeanne', contact_id FROM contact`)
+				quote(name) + `)); INSERT INTO ` + quote(name) + ` SELECT contact_id, 'Jeanne', contact_id FROM contact`)
+			s.cfg = leads()
 			s.cfg.Erase.Tables[name] = &config.EraseTable{By: name, Set: map[string]config.Value{column: fixed("gone ? '")}}
 			m := s.compiled()
 			at := slices.IndexFunc(m.erase, func(e eraseStep) bool { return e.table.name == name })
 			s.apply(m, &m.erase[at], "1")
 			s.want(`SELECT `+quote(column)+` FROM `+quote(name)+` ORDER BY id`, "gone ? '\nJeanne")
-			if i == 0 {
-				s.want(`SELECT COUNT(*) FROM contact`, "2")
-			}
+			s.want(`SELECT COUNT(*) FROM contact`, "2")
 		}
-		s := newSite(t, flavor)
 		s.exec("ALTER TABLE contact ADD `a\x01b` INT")
 		for _, name := range []string{"a\x01b", "a\x00b", strings.Repeat("n", 65), "a.b.c", "", "`contact`", "contact`", "information_schema.TABLES`"} {
 			cfg := leads()
