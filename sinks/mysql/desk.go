@@ -173,7 +173,7 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 		into *map[string]int
 		sql  string
 	}{
-		{&s.Erasures, `SELECT state, COUNT(*) FROM {p}pending GROUP BY state`},
+		{&s.Erasures, `SELECT CASE WHEN observed THEN 'observed' ELSE state END AS s, COUNT(*) FROM {p}pending GROUP BY s`},
 		{&s.Waiting, `SELECT w, COUNT(*) FROM (SELECT CASE WHEN held THEN 'held' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN COALESCE(error_code, wait)
 			ELSE wait END AS w FROM {p}pending WHERE state <> 'verified') x GROUP BY w`},
 		{&s.Errors, `SELECT error_code, COUNT(*) FROM {p}pending WHERE error_code IS NOT NULL GROUP BY error_code`},

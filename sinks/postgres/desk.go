@@ -168,7 +168,7 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 		into *map[string]int
 		sql  string
 	}{
-		{&s.Erasures, `SELECT state, count(*) FROM {s}.pending GROUP BY 1`},
+		{&s.Erasures, `SELECT CASE WHEN observed THEN 'observed' ELSE state END, count(*) FROM {s}.pending GROUP BY 1`},
 		{&s.Waiting, `SELECT CASE WHEN held THEN 'held' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN coalesce(error_code, wait) ELSE wait END, count(*)
 			FROM {s}.pending WHERE state <> 'verified' GROUP BY 1`},
 		{&s.Errors, `SELECT error_code, count(*) FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY 1`},
