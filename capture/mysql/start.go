@@ -130,6 +130,9 @@ func (st *startPoint) sameDomain(from *capture.Checkpoint) error {
 
 // startAt begins at a position without looking back.
 func (st *startPoint) startAt(position string) (err error) {
+	if position == emptySet {
+		position = ""
+	}
 	st.at = position
 	h := &st.history
 	h.text, h.fresh = position, true

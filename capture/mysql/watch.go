@@ -97,8 +97,15 @@ func (s *Source) Identity(ctx context.Context) (capture.Identity, error) {
 	return id, err
 }
 
+// emptySet is the Start of a server that has executed nothing yet, as where GTIDs were turned on just now. Without one a reader
+// would begin where the log stands when it comes to reading.
+const emptySet = ","
+
 func (f *serverFacts) identity() capture.Identity {
 	id := capture.Identity{SystemID: f.systemID(), Epoch: firstEpoch, Slot: f.mode.String(), SlotGeneration: f.mode.String(), Start: f.executed}
+	if id.Start == "" {
+		id.Start = emptySet
+	}
 	if f.mode == modeMariaDB {
 		id.SlotGeneration += "/" + strconv.FormatUint(uint64(f.domain), 10)
 	}
