@@ -241,3 +241,38 @@ func TestConsentReachesOnePersonOfTwoThatLookAlike(t *testing.T) {
 		w.want(`SELECT CONCAT('<', crm, '>'), yes FROM member ORDER BY id`, "<anna>|0\n<Anna>|1\n<ánna>|0\n<anna >|0\n<\\anna\">|1")
 	})
 }
+
+// Where the last batch changed a row of every subject, the next one is tried in one statement. It has the same outcome where
+// that does not hold again: a row that is as it should be, or not there.
+func TestOutcomeDoesNotDependOnTheLastBatch(t *testing.T) {
+	bothWorlds(t, func(w *world) {
+		w.person(1, 2)
+		m, err := w.r.compiled(w.ctx)
+		if err != nil {
+			w.Fatal(err)
+		}
+		both := func(state schema.ConsentState) []*schema.Event {
+			return []*schema.Event{w.event(1, consent("newsletter", state)), w.event(2, consent("newsletter", state))}
+		}
+		for i, c := range []struct {
+			events             []*schema.Event
+			applied, unchanged int
+			noMatch            int
+			all                bool // what the batch leaves for the next one
+		}{
+			{both(schema.ConsentWithdrawn), 2, 0, 0, true},
+			{both(schema.ConsentGiven), 2, 0, 0, true},
+			{append(both(schema.ConsentWithdrawn), w.event(9, consent("newsletter", schema.ConsentGiven))), 2, 0, 1, false},
+			{both(schema.ConsentRefused), 0, 2, 0, false},
+			{both(schema.ConsentGiven), 2, 0, 0, true},
+			{[]*schema.Event{w.event(1, consent("newsletter", schema.ConsentGiven)), w.event(2, consent("newsletter", schema.ConsentWithdrawn))}, 1, 1, 0, false},
+		} {
+			out := w.apply(c.events...)
+			if out.Applied != c.applied || out.Unchanged != c.unchanged || out.NoMatch != c.noMatch || m.changesAll.Load() != c.all {
+				w.Errorf("batch %d: %+v, and all are changed: %t", i, out, m.changesAll.Load())
+			}
+		}
+		w.want(`SELECT crm_id, newsletter FROM contact ORDER BY crm_id`, "1|1\n2|0")
+		w.want(`SELECT COUNT(*), COUNT(unmatched_since) FROM lethe_subject`, "3|1")
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,6 +131,9 @@ func answerColumns(ft *foldTable, a *ledger.Answers) (extra []whoColumn, places 
 	return extra, places, values
 }
 
+// foldTable writes the columns of one table. Most batches change one row of every subject in them, or of hardly any: where
+// the last one did and the key is unique, the UPDATE is tried at once, and the number of rows that it has changed says that
+// it was so again. Else it is taken back, and the rows are looked at first.
 func (e *effects) foldTable(ctx context.Context, tx *tx, ft *foldTable, a *ledger.Answers) error {
 	extra, places, values := answerColumns(ft, a)
 	who, err := e.m.who(a.List, extra...)
@@ -150,28 +154,63 @@ func (e *effects) foldTable(ctx context.Context, tx *tx, ft *foldTable, a *ledge
 	}
 	from, where, _ := e.m.reach(ft.join)
 	tables, differs := e.m.tablesOf(who, ft.join, from), "NOT ("+strings.Join(same, " AND ")+")"
-	label, anyDiffers := ft.table.label(), false
-	own := ft.by == nil && ft.table == e.m.person
-	query := "SELECT v.i, " + differs + " FROM " + tables + " WHERE " + where + e.m.lock()
-	err = eachRow(ctx, tx, query, who.args, func(rows *sql.Rows) error {
-		var i int
-		var changes bool
-		if err := rows.Scan(&i, &changes); err != nil {
+	update := func() (int64, error) {
+		return tx.exec(ctx, "UPDATE "+tables+" SET "+strings.Join(set, ", ")+" WHERE "+where+" AND "+differs, who.args...)
+	}
+	label, own := ft.table.label(), ft.by == nil && ft.table == e.m.person
+	if own && e.m.unique && e.m.changesAll.Load() {
+		err := tx.savepoint(ctx, func() error {
+			n, err := update()
+			if err == nil && n != int64(len(a.List)) {
+				err = errNotAll
+			}
+			return err
+		})
+		if err == nil {
+			for _, x := range a.List {
+				x.Effect.Matched = true
+				x.Effect.Changed(label, ledger.ActionFold, 1)
+			}
+			return nil
+		}
+		if !errors.Is(err, errNotAll) {
 			return err
 		}
-		x := a.List[i]
-		x.Effect.Matched = x.Effect.Matched || own
-		if changes {
-			anyDiffers = true
-			x.Effect.Changed(label, ledger.ActionFold, 1)
+	}
+	changes, err := e.lookAt(ctx, tx, "SELECT v.i, "+differs+" FROM "+tables+" WHERE "+where+e.m.lock(), who.args, func(i int, differs bool) {
+		a.List[i].Effect.Matched = a.List[i].Effect.Matched || own
+		if differs {
+			a.List[i].Effect.Changed(label, ledger.ActionFold, 1)
 		}
-		return nil
 	})
-	if err != nil || !anyDiffers {
+	if own {
+		e.m.changesAll.Store(changes == len(a.List))
+	}
+	if err != nil || changes == 0 {
 		return err
 	}
-	_, err = tx.exec(ctx, "UPDATE "+tables+" SET "+strings.Join(set, ", ")+" WHERE "+where+" AND "+differs, who.args...)
+	_, err = update()
 	return err
+}
+
+// errNotAll says that an UPDATE has not changed one row of every subject.
+var errNotAll = errors.New("not every subject's row was changed")
+
+// lookAt runs a query of the places of subjects, and whether the row differs from what it should be. It returns how many do.
+func (e *effects) lookAt(ctx context.Context, tx *tx, query string, args []any, fn func(i int, differs bool)) (n int, err error) {
+	err = eachRow(ctx, tx, query, args, func(rows *sql.Rows) error {
+		var i int
+		var differs bool
+		if err := rows.Scan(&i, &differs); err != nil {
+			return err
+		}
+		if differs {
+			n++
+		}
+		fn(i, differs)
+		return nil
+	})
+	return n, err
 }
 
 // readPrior locks the rows that phase 1 will change and notes what their flags were: for a cancel. The person's own

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"unicode"
 
 	"lethe/config"
@@ -31,6 +32,10 @@ type Mapping struct {
 	// crmErased says that phase 2 takes the CRM key away: the person cannot be found by it any more.
 	crmErased bool
 	indexed   bool // every look-up that a batch makes in a mapped table has an index
+	unique    bool // a CRM key leads to one row at most
+	// changesAll says that the last batch changed one row of each of its subjects; see effects.foldTable. The only thing that
+	// changes in a Mapping.
+	changesAll atomic.Bool
 
 	// Unmapped lists columns that look personal and that nothing erases. While there is one, an erasure is not called
 	// verified.
@@ -283,6 +288,11 @@ func (c *compiler) compilePerson() {
 				fmt.Sprintf("ALTER TABLE %s ADD INDEX (%s);", p.sql(), strings.Join(columns, ", ")))
 		}
 	}
+	names := make([]string, len(c.m.crm))
+	for i, col := range c.m.crm {
+		names[i] = col.name
+	}
+	c.m.unique = p.isUnique(names...)
 }
 
 // comparable refuses a key column in which two keys could be taken for one.
