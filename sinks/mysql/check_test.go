@@ -129,6 +129,27 @@ func TestOwnerGrantsEverythingAtOnce(t *testing.T) {
 	})
 }
 
+// A session knows the grants on a whole database as they were when it entered it: a worker that was running while they were
+// given must not overlook a table for the rest of its life.
+func TestSightIsThatOfNow(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		w := newWorld(t, flavor)
+		sight := ` ON ` + databasePattern(w.name, false) + `.* `
+		w.exec(`REVOKE REFERENCES` + sight + `FROM ` + w.role + `@'%';
+			CREATE TABLE visit (contact_id BIGINT, ip_address VARCHAR(40), FOREIGN KEY (contact_id) REFERENCES contact (contact_id))`)
+		pool := w.login(w.role)
+		pool.SetMaxOpenConns(1) // the session that is there already
+		if err := pool.PingContext(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.exec(`GRANT REFERENCES` + sight + `TO ` + w.role + `@'%'`)
+		m, findings, err := compile(w.ctx, pool, w.cfg)
+		if err != nil || ledger.ErrorOf("", findings) != nil || !slices.Equal(m.Unmapped, []string{w.name + ".visit.ip_address"}) {
+			t.Errorf("findings %+v, %v; unmapped %v", findings, err, m.Unmapped)
+		}
+	})
+}
+
 // What check prints for Lethe's own tables leaves behind what Setup does.
 func TestCheckPrintsWhatSetupDoes(t *testing.T) {
 	flavors(t, func(t *testing.T, flavor string) {
