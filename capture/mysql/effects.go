@@ -16,17 +16,23 @@ type effect struct {
 
 // changesRows are the statements that change rows. In row format the log has their rows instead of them.
 var changesRows = map[string]bool{
-	"INSERT": true, "REPLACE": true, "UPDATE": true, "DELETE": true, "LOAD": true, "WITH": true, "CALL": true, "SELECT": true, "DO": true,
-	"VALUES": true, "EXECUTE": true, "IMPORT": true, "HANDLER": true,
+	"INSERT": true, "REPLACE": true, "UPDATE": true, "DELETE": true, "LOAD": true, "WITH": true, "IMPORT": true,
+}
+
+// callsRoutines are the statements that are in the log only because a routine that they call changed rows.
+var callsRoutines = map[string]bool{
+	"SELECT": true, "DO": true, "CALL": true, "VALUES": true, "EXECUTE": true, "HANDLER": true, "": true,
 }
 
 // effects recognises the statements after which a mapped table is not what its rows in the log say: TRUNCATE, DROP, RENAME
 // away, an ALTER that takes partitions or files away, and whatever changes rows by a statement. It errs towards telling:
-// a statement that changes rows is taken to change every mapped table that it names. All other DDL has none.
-func effects(q query, needs map[string]TableNeeds, fold bool) []effect {
+// a statement that changes rows is taken to change every mapped table that it names, and one that calls a routine and names
+// none to change them all. All other DDL has none. unclear is set for a statement that changes rows of tables that are not
+// mapped, as far as it says: a trigger, or a view in its place, may have changed others.
+func effects(q query, needs map[string]TableNeeds, fold bool) (found []effect, unclear bool) {
 	e := &effectFinder{q: q, needs: needs, fold: fold, lex: newLexer(q.text, q.noBackslash)}
 	e.statement()
-	return e.found
+	return e.found, e.unclear
 }
 
 // effectFinder reads one statement.
@@ -35,7 +41,9 @@ type effectFinder struct {
 	needs map[string]TableNeeds
 	fold  bool
 	lex   *lexer
-	found []effect
+
+	found   []effect
+	unclear bool
 }
 
 func (e *effectFinder) add(table, cause string) {
@@ -45,6 +53,9 @@ func (e *effectFinder) add(table, cause string) {
 }
 
 func (e *effectFinder) statement() {
+	if e.lex.peek().kind == tokenEnd {
+		return // a comment alone: servers put one in the place of an event that a reader would not know
+	}
 	first := e.lex.keyword()
 	switch {
 	case first == "TRUNCATE":
@@ -67,9 +78,29 @@ func (e *effectFinder) statement() {
 				return
 			}
 		}
-	case changesRows[first] || first == "":
+	case first == "ANALYZE" && !e.lex.accept("TABLE", "TABLES", "LOCAL", "NO_WRITE_TO_BINLOG"): // MariaDB: ANALYZE statement
+		for t := e.lex.next(); t.kind != tokenEnd; t = e.lex.next() {
+			if t.kind == tokenWord && changesRows[upper(t.text)] {
+				e.changed()
+				return
+			}
+		}
+	case changesRows[first]:
+		e.changed()
+	case callsRoutines[first]:
 		e.mentioned(capture.GapStatement)
+		if len(e.found) == 0 {
+			for _, key := range slices.Sorted(maps.Keys(e.needs)) {
+				e.add(key, capture.GapStatement)
+			}
+		}
 	}
+}
+
+// changed looks at the rest of a statement that changes rows.
+func (e *effectFinder) changed() {
+	e.mentioned(capture.GapStatement)
+	e.unclear = len(e.found) == 0
 }
 
 // table takes a name, with or without its database, and returns the mapped table that it is; empty where it is none.
@@ -84,6 +115,9 @@ func (e *effectFinder) table() string {
 // name takes a name of a table.
 func (e *effectFinder) name() (schema, name string, ok bool) {
 	t := e.lex.next()
+	if t.kind == tokenOther && t.text == "." { // .table is a table of the default database
+		t = e.lex.next()
+	}
 	if t.kind != tokenWord && t.kind != tokenName {
 		return "", "", false
 	}

@@ -266,6 +266,26 @@ func TestStatements(t *testing.T) {
 	})
 }
 
+// TestRoutines: what a function or a trigger changed in statement format is in the log as the statement that called it.
+func TestRoutines(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, "CREATE TABLE a (id int PRIMARY KEY, v int)", "CREATE TABLE other (id int PRIMARY KEY)")
+		e.need("a", "id", "v")
+		e.track(t)
+		e.exec(t, "CREATE FUNCTION f() RETURNS int DETERMINISTIC MODIFIES SQL DATA BEGIN DELETE FROM a WHERE id = 1; RETURN 1; END",
+			"INSERT INTO a VALUES (1, 1)", "SELECT f()", "SET binlog_format = 'STATEMENT'", "INSERT INTO a VALUES (1, 1)", "SELECT f()",
+			"INSERT INTO other VALUES (1)", "SET binlog_format = 'ROW'", "INSERT INTO a VALUES (2, 2)")
+		txs, _ := e.read(t, nil, 5)
+		var got []string
+		for _, tx := range txs {
+			got = append(got, fmt.Sprint(tx.Rows[0].Op, tx.Rows[0].Lost))
+		}
+		if s := strings.Join(got, " "); s != "insert delete truncatestatement_format truncatestatement_format insert" {
+			t.Errorf("read %s", s)
+		}
+	})
+}
+
 // TestDatabaseDropped is a test of its own, because the heartbeat is gone too.
 func TestDatabaseDropped(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {

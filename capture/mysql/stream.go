@@ -34,7 +34,8 @@ type stream struct {
 	tx    capture.Transaction
 	begun bool // h knows of tx
 
-	handRow func(*capture.Change) error // hand, once made
+	handRow func(*capture.Change) error // row, once made
+	warned  bool                        // of statements that change rows
 	zip     payload
 
 	lastHanded time.Time

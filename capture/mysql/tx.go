@@ -201,7 +201,13 @@ func (st *stream) effect(q query) error {
 	if st.history.pending.passing {
 		return nil
 	}
-	for _, e := range effects(q, st.src.o.Needs, st.fold) {
+	found, unclear := effects(q, st.src.o.Needs, st.fold)
+	if unclear && !st.warned {
+		st.warned = true
+		st.src.o.Log.Error().Str("at", st.place()).Msg("the log has statements that change rows instead of the rows; those seen name no mapped " +
+			"table, but what their triggers and views change is not seen: set binlog_format = ROW everywhere (told once)")
+	}
+	for _, e := range found {
 		st.src.o.Log.Error().Str("table", e.table).Str("cause", e.cause).Str("at", st.place()).
 			Msg("a mapped table was changed by a statement that the log has no rows of")
 		if st.history.pending.foreign {
