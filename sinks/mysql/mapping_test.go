@@ -537,6 +537,32 @@ func TestValuesAreWrittenAndReadBack(t *testing.T) {
 	})
 }
 
+// The servers of the tests are not in UTC.
+func TestNowIsUTC(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		s := newSite(t, flavor)
+		s.exec(`CREATE TABLE stamped (id BIGINT PRIMARY KEY, a DATETIME, b TIMESTAMP(3) NULL, c DATE, d TIME(6), e DATETIME(6));
+			INSERT INTO contact (crm_id) VALUES (1); INSERT INTO stamped (id) SELECT contact_id FROM contact`)
+		now := kindOf(ledger.KindNow)
+		s.cfg.Erase.Tables["stamped"] = &config.EraseTable{By: "id", Set: map[string]config.Value{"a": now, "b": now, "c": now, "d": now, "e": now}}
+		m := s.compiled()
+		step := &m.erase[slices.IndexFunc(m.erase, func(e eraseStep) bool { return e.table.name == "stamped" })]
+		if sql, _ := step.set[0].holds("t", "NULL"); sql != "" {
+			t.Errorf("something is said of what a time should be: %s", sql)
+		}
+		s.apply(m, step, "1")
+		s.want(`SELECT ABS(TIMESTAMPDIFF(SECOND, a, UTC_TIMESTAMP())) < 60, a <= UTC_TIMESTAMP(6), ABS(TIMESTAMPDIFF(SECOND, b, UTC_TIMESTAMP())) < 60,
+			ABS(DATEDIFF(c, UTC_DATE())) <= 1, ABS(TIMESTAMPDIFF(SECOND, TIMESTAMP(c, d), UTC_TIMESTAMP(6))) < 60, ABS(TIMESTAMPDIFF(SECOND, e, UTC_TIMESTAMP())) < 60
+			FROM stamped`, "1|1|1|1|1|1")
+		// In the server's own zone the TIMESTAMP is the same moment.
+		db := s.server.Open(t, s.name)
+		var ago int
+		if err := db.QueryRowContext(s.ctx, `SELECT ABS(TIMESTAMPDIFF(SECOND, b, NOW())) FROM stamped`).Scan(&ago); err != nil || ago > 60 {
+			t.Errorf("in the server's zone it is %d s ago (%v)", ago, err)
+		}
+	})
+}
+
 func TestTokensAreRandomAndFit(t *testing.T) {
 	flavors(t, func(t *testing.T, flavor string) {
 		s := newSite(t, flavor)
