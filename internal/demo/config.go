@@ -5,11 +5,9 @@ import (
 	"os"
 )
 
-// ConfigText is the demo's config on PostgreSQL with its LETHE_DEMO_ values filled in.
-func ConfigText(values map[string]string) string { return ConfigTextOn(Postgres, Postgres, values) }
-
-// ConfigTextOn is the same with the CRM and the marketing replica on Postgres, MySQL or MariaDB.
-func ConfigTextOn(source, marketing string, values map[string]string) string {
+// ConfigText is the demo's config with the CRM and the marketing replica on Postgres, MySQL or MariaDB, and its LETHE_DEMO_
+// values filled in.
+func ConfigText(source, marketing string, values map[string]string) string {
 	all := map[string]string{
 		"LETHE_DEMO_SOURCE":         "postgres: {dsn: \"" + values["LETHE_DEMO_CRM"] + "\", slot: lethe, publication: lethe, max_retained_wal: 1GB}",
 		"LETHE_DEMO_SCHEMA":         "public",

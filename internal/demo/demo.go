@@ -221,7 +221,7 @@ func (s *stage) config() (*config.Config, error) {
 		"LETHE_DEMO_MARKETING": s.dsn(marketing),
 		"LETHE_DEMO_REPORTING": s.dsn(reporting),
 	}
-	text := ConfigTextOn(s.o.Source, s.o.Marketing, values)
+	text := ConfigText(s.o.Source, s.o.Marketing, values)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the demo's config: %w", err)
 	}
@@ -261,7 +261,7 @@ func (s *stage) prepareData(ctx context.Context) error {
 		*db, s.hangUp = opened, append(s.hangUp, hangUp)
 	}
 	s.say.line("filling the CRM with %d customers; the ETL has copied most of them into marketing and reporting", s.o.Customers)
-	return (&Publisher{s.fill}).FillOn(ctx, s.on)
+	return (&Publisher{s.fill}).Fill(ctx, s.on)
 }
 
 // close stops what runs, in reverse order, and removes the folder.

@@ -44,7 +44,7 @@ func TestConfigsAreAccepted(t *testing.T) {
 	dsn := map[string]string{Postgres: "postgres://lethe@127.0.0.1:5432/x", MySQL: "lethe@tcp(127.0.0.1:3306)/x", MariaDB: "lethe@tcp(127.0.0.1:3306)/x"}
 	for source := range titles {
 		for replica := range titles {
-			text := ConfigTextOn(source, replica, map[string]string{
+			text := ConfigText(source, replica, map[string]string{
 				"LETHE_DEMO_KEYS": t.TempDir(), "LETHE_DEMO_BROKER": "127.0.0.1:9092", "LETHE_DEMO_COOL_OFF": "1s",
 				"LETHE_DEMO_CRM": dsn[source], "LETHE_DEMO_MARKETING": dsn[replica], "LETHE_DEMO_REPORTING": dsn[Postgres] + "r",
 			})

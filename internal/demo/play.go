@@ -181,7 +181,7 @@ func (s *stage) until(ctx context.Context, within time.Duration, done func() (bo
 // still different.
 func (s *stage) follow(ctx context.Context) (open []string, err error) {
 	err = s.until(ctx, followWithin, func() (bool, error) {
-		if open, err = DifferencesOn(ctx, s.on); err != nil || len(open) > 0 {
+		if open, err = Differences(ctx, s.on); err != nil || len(open) > 0 {
 			return false, err
 		}
 		proven, err := s.proven(ctx)

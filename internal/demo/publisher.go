@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Publisher is the invented publisher for tests that bring servers and Lethe of their own: its schemas, its customers, its
@@ -24,19 +22,9 @@ func MySQLSchemas() (crm, marketing, reporting string) { return mysqlDialect.sch
 // Databases are connections to the publisher's databases, in any mix of dialects. Nobody else uses them meanwhile.
 type Databases struct{ CRM, Marketing, Reporting DB }
 
-// onPostgres is a publisher with nothing but PostgreSQL.
-func onPostgres(crm, market, report *pgx.Conn) Databases {
-	return Databases{OnPostgres(crm), OnPostgres(market), OnPostgres(report)}
-}
-
-// Fill is FillOn for PostgreSQL.
-func (p *Publisher) Fill(ctx context.Context, crm, market, report *pgx.Conn) error {
-	return p.FillOn(ctx, onPostgres(crm, market, report))
-}
-
-// FillOn writes the customers into the three databases, in the order in which the demo does: the replicas first, as the ETL
+// Fill writes the customers into the three databases, in the order in which the demo does: the replicas first, as the ETL
 // of last night left them.
-func (p *Publisher) FillOn(ctx context.Context, on Databases) error {
+func (p *Publisher) Fill(ctx context.Context, on Databases) error {
 	if err := p.fill.marketing(ctx, on.Marketing); err != nil {
 		return err
 	}
@@ -52,14 +40,9 @@ func (p *Publisher) Late(id int64) bool { return p.fill.late[id] }
 // Player plays the day step by step. It is used by one goroutine.
 type Player struct{ d *day }
 
-// Play is PlayOn for PostgreSQL.
-func (p *Publisher) Play(crm, market, report *pgx.Conn, onErased func(id int64, at time.Time)) *Player {
-	return p.PlayOn(onPostgres(crm, market, report), onErased)
-}
-
-// PlayOn returns a player over connections that are not used by anybody else. onErased is told of each erasure as soon as
+// Play returns a player over connections that are not used by anybody else. onErased is told of each erasure as soon as
 // its first COMMIT has returned.
-func (p *Publisher) PlayOn(on Databases, onErased func(id int64, at time.Time)) *Player {
+func (p *Publisher) Play(on Databases, onErased func(id int64, at time.Time)) *Player {
 	return &Player{newDay(&p.fill, on, onErased)}
 }
 
@@ -75,22 +58,12 @@ func (p *Player) Someone() int64 { return p.d.someone() }
 // FinishETL brings everybody into the replicas who is not there yet.
 func (p *Player) FinishETL(ctx context.Context) error { return p.d.finishETL(ctx) }
 
-// Reconnect is ReconnectOn for PostgreSQL.
-func (p *Player) Reconnect(crm, market, report *pgx.Conn) {
-	p.ReconnectOn(onPostgres(crm, market, report))
-}
+// Reconnect gives the player other connections, after a server was down.
+func (p *Player) Reconnect(on Databases) { p.d.on = on }
 
-// ReconnectOn gives the player other connections, after a server was down.
-func (p *Player) ReconnectOn(on Databases) { p.d.on = on }
-
-// Differences is DifferencesOn for PostgreSQL.
-func Differences(ctx context.Context, crm, market, report *pgx.Conn) ([]string, error) {
-	return DifferencesOn(ctx, onPostgres(crm, market, report))
-}
-
-// DifferencesOn lists how the replicas differ from what the CRM asks for; empty means that everything has followed. It names
+// Differences lists how the replicas differ from what the CRM asks for; empty means that everything has followed. It names
 // ids and properties, no values.
-func DifferencesOn(ctx context.Context, on Databases) ([]string, error) {
+func Differences(ctx context.Context, on Databases) ([]string, error) {
 	want, err := expectations(ctx, on.CRM)
 	if err != nil {
 		return nil, err

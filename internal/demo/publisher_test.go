@@ -63,7 +63,7 @@ func play(t *testing.T, kind string) played {
 	ctx := t.Context()
 	on := onShared(t, kind)
 	p := NewPublisher(100)
-	if err := p.FillOn(ctx, on); err != nil {
+	if err := p.Fill(ctx, on); err != nil {
 		t.Fatal(err)
 	}
 	diff := differencesOf(ctx, t, on)
@@ -71,7 +71,7 @@ func play(t *testing.T, kind string) played {
 		t.Errorf("after the filling %d differences, want the %d late customers in both replicas: %q", len(diff), len(p.fill.late), diff)
 	}
 	var erased int
-	player := p.PlayOn(on, func(int64, time.Time) { erased++ })
+	player := p.Play(on, func(int64, time.Time) { erased++ })
 	for range 1200 {
 		if err := player.Step(ctx); err != nil {
 			t.Fatal(err)
@@ -96,7 +96,7 @@ func play(t *testing.T, kind string) played {
 
 func differencesOf(ctx context.Context, t *testing.T, on Databases) []string {
 	t.Helper()
-	diff, err := DifferencesOn(ctx, on)
+	diff, err := Differences(ctx, on)
 	if err != nil {
 		t.Fatal(err)
 	}

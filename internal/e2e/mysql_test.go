@@ -142,7 +142,7 @@ func (d *database) logNumber(ctx context.Context) (uint64, error) {
 	if d.mysql == nil {
 		var lsn int64
 		err := d.conn.QueryRow(ctx, "select pg_current_wal_lsn() - '0/0'::pg_lsn").Scan(&lsn)
-		return uint64(lsn), err //nolint:gosec // no log is that long
+		return uint64(lsn), err
 	}
 	query, separator := "select @@global.gtid_executed", "-" // uuid:1-5
 	if d.mysql.Flavor() == testenv.MariaDB {

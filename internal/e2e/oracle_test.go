@@ -32,7 +32,7 @@ type player struct {
 // player returns a player at rest.
 func (w *world) player() *player {
 	w.t.Helper()
-	return &player{w: w, Player: w.publisher.PlayOn(w.connections(), w.wasErased)}
+	return &player{w: w, Player: w.publisher.Play(w.connections(), w.wasErased)}
 }
 
 func (w *world) wasErased(id int64, at time.Time) {
@@ -51,7 +51,7 @@ func (w *world) remaining() bool {
 // reconnect gives the player new connections, after a server was down.
 func (p *player) reconnect() {
 	p.w.t.Helper()
-	p.ReconnectOn(p.w.connections())
+	p.Reconnect(p.w.connections())
 }
 
 // erase runs the CRM's procedure on a customer.
@@ -149,7 +149,7 @@ func (w *world) followed(within time.Duration) {
 		}
 	})
 	testenv.Eventually(w.t, within, func() error {
-		diff, err := demo.DifferencesOn(w.ctx, w.databases())
+		diff, err := demo.Differences(w.ctx, w.databases())
 		if err == nil && len(diff) > 0 {
 			err = fmt.Errorf("%d differences: %s", len(diff), strings.Join(diff[:min(len(diff), 10)], "; "))
 		}
@@ -163,7 +163,7 @@ var customerID = regexp.MustCompile(`customer (\d+)`)
 // explain logs what was published of the first customers in whom a replica differs, and what each replica says became of it.
 func (w *world) explain() {
 	w.ctx = context.WithoutCancel(w.ctx) // that of a test has ended when it is cleaned up
-	diff, err := demo.DifferencesOn(w.ctx, w.databases())
+	diff, err := demo.Differences(w.ctx, w.databases())
 	if err != nil {
 		w.t.Logf("explaining: %v", err)
 		return

@@ -400,7 +400,7 @@ func TestRowThatComesLate(t *testing.T) {
 	}
 	p.finish()
 	w.followed(within)
-	if diff, err := demo.DifferencesOn(w.ctx, w.databases()); err != nil || len(diff) > 0 {
+	if diff, err := demo.Differences(w.ctx, w.databases()); err != nil || len(diff) > 0 {
 		t.Error(diff, err)
 	}
 }

@@ -142,7 +142,7 @@ func newWorld(t *testing.T, o options) *world {
 		}
 	}
 	if o.customers >= 0 && !o.unfilled {
-		if err := w.publisher.FillOn(w.ctx, w.databases()); err != nil {
+		if err := w.publisher.Fill(w.ctx, w.databases()); err != nil {
 			t.Fatal(err)
 		}
 	}

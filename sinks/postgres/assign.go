@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"lethe/config"
-
 	"lethe/sinks/ledger"
 )
 

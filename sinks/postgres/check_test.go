@@ -10,7 +10,6 @@ import (
 	"lethe/config"
 	"lethe/internal/testenv"
 	"lethe/schema"
-
 	"lethe/sinks/ledger"
 )
 

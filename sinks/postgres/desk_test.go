@@ -14,7 +14,6 @@ import (
 
 	"lethe/config"
 	"lethe/schema"
-
 	"lethe/sinks/ledger"
 )
 

@@ -88,7 +88,7 @@ func (t *Topic) Record(part int32, offset int64, ev *schema.Event) sinks.Record 
 func (t *Topic) Partitions() []int32 {
 	parts := make([]int32, t.Parts)
 	for i := range parts {
-		parts[i] = int32(i) //nolint:gosec // few
+		parts[i] = int32(i)
 	}
 	return parts
 }

@@ -217,7 +217,7 @@ func (s *mysqlStage) rounds(ctx context.Context, o *options, name string, change
 func (s *mysqlStage) begin(ctx context.Context, lethe, name string) (path, listen string, err error) {
 	path, listen, err = s.configure(ctx, name, func(values map[string]string) string {
 		values["LETHE_DEMO_CRM"] = s.my.DSN("crm", "lethe")
-		return demo.ConfigTextOn(s.kind, demo.Postgres, values)
+		return demo.ConfigText(s.kind, demo.Postgres, values)
 	}, s.my.DSN("crm", ""))
 	if err != nil {
 		return "", "", err

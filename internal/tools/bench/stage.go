@@ -95,7 +95,9 @@ func (s *stage) exec(ctx context.Context, db, script string) error {
 
 // prepare writes a config under a name of its own (slot, topics, ledger schemas stay apart by it), and sets everything up.
 func (s *stage) prepare(ctx context.Context, name string) (path, listen string, err error) {
-	return s.configure(ctx, name, demo.ConfigText, s.pg.DSN("crm", ""))
+	return s.configure(ctx, name, func(values map[string]string) string {
+		return demo.ConfigText(demo.Postgres, demo.Postgres, values)
+	}, s.pg.DSN("crm", ""))
 }
 
 // configure is prepare for any CRM: text makes the config of the demo's values, and owner is the CRM's owner.
