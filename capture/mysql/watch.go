@@ -57,7 +57,7 @@ func (s *Source) EmitHeartbeat(ctx context.Context) error {
 		return nil
 	}
 	return s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) error {
-		statement := "UPDATE " + quoteTable(s.o.Heartbeat) + " SET " + heartbeatColumn + " = ?, beat = beat + 1 WHERE id = 1"
+		statement := "UPDATE " + quoteTable(s.o.Heartbeat) + " SET " + heartbeatColumn + " = ?, beat = beat + 1 WHERE id = 1" //nolint:gosec // quoted
 		res, err := conn.ExecContext(ctx, statement, time.Now().UnixMilli())
 		if err != nil {
 			return fmt.Errorf("writing a heartbeat into %s: %w", s.o.Heartbeat, pii.DriverError(err))

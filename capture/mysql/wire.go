@@ -39,7 +39,7 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(w.ctx, cancel)()
+	defer context.AfterFunc(w.ctx, cancel)() //nolint:contextcheck // the dial ends with either
 	if w.network != "" {
 		network = w.network
 	}
