@@ -146,7 +146,10 @@ func (in *inspection) tableState(t *catalogTable, name string) bool {
 	case t.full() != name:
 		in.add(SeverityError, CodeTableName, name, fmt.Sprintf("the table is called %s, and so it is in the log; correct the mapping", t.full()))
 		return false
-	case !strings.HasSuffix(t.kind, "BASE TABLE") && t.kind != "SYSTEM VERSIONED":
+	case t.kind == "SYSTEM VERSIONED":
+		in.add(SeverityError, CodeTableKind, name, "the table keeps the old versions of its rows, and the log has them as rows like any other: a deletion as an "+
+			"update, and an old consent as a new one", "SET SESSION system_versioning_alter_history = KEEP", "ALTER TABLE "+t.quoted()+" DROP SYSTEM VERSIONING").byOwner = true
+	case !strings.HasSuffix(t.kind, "BASE TABLE"):
 		in.add(SeverityError, CodeTableKind, name, "the mapped name is that of a view: its changes are in the log under the tables below; map those")
 		return false
 	case !slices.ContainsFunc(transactional, func(e string) bool { return strings.EqualFold(e, t.engine) }):

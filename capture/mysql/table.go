@@ -50,12 +50,26 @@ func (d *rowDecoder) readTableMap(body []byte) (*shape, error) {
 		return nil, err
 	}
 	s := m.shape(string(d.name), needs, d.charsets)
+	if d.mariadb && m.versioned() {
+		s.unfit = &ColumnTypeError{
+			Table: s.table.Name, Column: rowEnd, Reason: "tells that the table keeps the old versions of its rows, which the log has as rows like any other: " +
+				"ALTER TABLE … DROP SYSTEM VERSIONING",
+		}
+	}
 	s.raw = bytes.Clone(body)
 	if known := d.shapes[s.table.Name]; known != nil && slices.Equal(known.table.Columns, s.table.Columns) {
 		s.table = known.table
 	}
 	d.shapes[s.table.Name] = s
 	return s, nil
+}
+
+// rowEnd is one of the two columns that MariaDB adds to a table WITH SYSTEM VERSIONING where the statement names none.
+const rowEnd = "row_end"
+
+// versioned reports whether the table keeps the old versions of its rows, as far as its columns' names tell.
+func (m *tableMap) versioned() bool {
+	return slices.Contains(m.names, "row_start") && slices.Contains(m.names, rowEnd)
 }
 
 // shape makes the plan of a mapped table. What does not fit is kept as its unfit.
