@@ -143,3 +143,18 @@ func TestGapsOfOneTableDoNotBlock(t *testing.T) {
 		}
 	}
 }
+
+func TestPositionsAreTold(t *testing.T) {
+	for _, test := range []struct {
+		p    Position
+		want string
+	}{
+		{Position{Epoch: 2, Commit: 0x1_0000_000A}, "2:1/A"},
+		{Position{Epoch: 2, Commit: 10, Before: "0-1-9"}, "2:10"},
+		{Position{Epoch: 2, Commit: 10, Before: "0-1-9", GTID: "0-1-10"}, "0-1-10"},
+	} {
+		if got := test.p.String(); got != test.want {
+			t.Errorf("%+v is told as %s", test.p, got)
+		}
+	}
+}

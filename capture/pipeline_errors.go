@@ -54,10 +54,14 @@ func IsPermanent(err error) bool {
 	return errors.As(err, &p) && p.Permanent()
 }
 
-// String gives the commit's place as PostgreSQL writes it, after its timeline; or the GTID where there is one.
+// String gives the commit's place as PostgreSQL writes it, after its timeline; or the GTID where there is one. A transaction
+// of MySQL or MariaDB that has not ended is told by its epoch and number.
 func (p Position) String() string {
-	if p.GTID != "" {
+	switch {
+	case p.GTID != "":
 		return p.GTID
+	case p.Before != "":
+		return fmt.Sprintf("%d:%d", p.Epoch, p.Commit)
 	}
 	return fmt.Sprintf("%d:%X/%X", p.Epoch, p.Commit>>32, uint32(p.Commit)) //nolint:gosec // the lower half is wanted
 }
