@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -249,8 +250,9 @@ func (r *Replica) places(ctx context.Context, q querier, partitions []int32) ([]
 // is now, as in PostgreSQL.
 type tx struct {
 	*sql.Tx
-	now time.Time
-	at  time.Time
+	now   time.Time
+	at    time.Time
+	depth int // of savepoints
 }
 
 // exec runs a statement and returns how many rows it has changed.
@@ -288,18 +290,27 @@ func (t *tx) clock() time.Time { return t.now.Add(time.Since(t.at)) }
 // has ended the transaction as a whole, and the savepoint with it, which the next statement would not notice: fn's error must
 // not be swallowed where it is Transient.
 func (t *tx) savepoint(ctx context.Context, fn func() error) error {
-	if _, err := t.ExecContext(ctx, "SAVEPOINT lethe_part"); err != nil {
+	t.depth++ // a name that is used again takes the place of the outer one
+	defer func() { t.depth-- }()
+	name := "lethe_" + strconv.Itoa(t.depth)
+	if _, err := t.ExecContext(ctx, "SAVEPOINT "+name); err != nil {
 		return err
 	}
 	if err := fn(); err != nil {
-		_, back := t.ExecContext(ctx, "ROLLBACK TO SAVEPOINT lethe_part")
-		if back != nil && sinks.Classify(classify("", err)) == sinks.Poison {
+		if _, back := t.ExecContext(ctx, "ROLLBACK TO SAVEPOINT "+name); back != nil && !transient(err) {
 			return back
 		}
 		return err
 	}
-	_, err := t.ExecContext(ctx, "RELEASE SAVEPOINT lethe_part")
+	_, err := t.ExecContext(ctx, "RELEASE SAVEPOINT "+name)
 	return err
+}
+
+// transient reports whether the server's error is one that is tried again.
+func transient(err error) bool {
+	number := pii.MySQLNumber(err)
+	class, _ := classOf(number, stateOf(err))
+	return number != 0 && class == sinks.Transient
 }
 
 // inTx runs fn in one transaction. Whatever fn has begun is rolled back unless it returns nil and the commit succeeds. An
