@@ -37,7 +37,10 @@ replicas:
 http: {listen: "127.0.0.1:0"}
 `
 
-var errNoCase = errors.New("there is no case yet")
+var (
+	errNoCase    = errors.New("there is no case yet")
+	errNoCapture = errors.New("capture does not read yet")
+)
 
 // cli is the command line in this process.
 type cli struct {
@@ -49,17 +52,24 @@ type cli struct {
 // run wants an exit code and returns what was printed to stdout.
 func (c *cli) run(ctx context.Context, code int, args ...string) string {
 	c.Helper()
+	got, out, errs := c.try(ctx, args...)
+	if got != code {
+		c.Fatalf("lethe %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, out, errs)
+	}
+	return out
+}
+
+// try returns the exit code, and what was printed to stdout and stderr.
+func (c *cli) try(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	root := rootCommand()
 	root.SetArgs(append(args, "--config", c.config))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	if got := report(&errs, root.ExecuteContext(ctx)); got != code {
-		c.Fatalf("lethe %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, &out, &errs)
-	}
+	code = report(&errs, root.ExecuteContext(ctx))
 	c.all.Write(out.Bytes())
 	c.all.Write(errs.Bytes())
-	return out.String()
+	return code, out.String(), errs.String()
 }
 
 // psql runs a script as psql does, as the owner.
@@ -80,7 +90,6 @@ func psql(t *testing.T, pg *testenv.Postgres, db, script string) {
 // An operator sets up with nothing but psql and what check prints, then works through a day. Of the people nothing but the
 // replica's own keys is ever printed.
 func TestCommandsOnRealServers(t *testing.T) {
-	const canary = "Zyxcanary"
 	pg := testenv.NewPostgres(t, testenv.Options{Settings: map[string]string{"max_slot_wal_keep_size": "4GB"}})
 	broker := testenv.NewKafka(t, testenv.KafkaOptions{})
 	pg.Exec(t, "", "CREATE DATABASE crm")
@@ -108,7 +117,16 @@ func TestCommandsOnRealServers(t *testing.T) {
 		t.Errorf("check says\n%s", out)
 	}
 
-	pg.Exec(t, "marketing", "INSERT INTO contact (crm_id, lastname) VALUES (1, '"+canary+"')")
+	c.day(ctx, func(sql ...string) { pg.Exec(t, "crm", sql...) }, func(sql ...string) { pg.Exec(t, "marketing", sql...) })
+}
+
+const canary = "Zyxcanary"
+
+// day is an operator's: an erasure is held, the replica paused, the erasure cancelled, and everything is looked at.
+func (c *cli) day(ctx context.Context, crm, marketing func(sql ...string)) {
+	t := c.TB
+	t.Helper()
+	marketing("INSERT INTO contact (crm_id, lastname) VALUES (1, '" + canary + "')")
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan string, 1)
 	runner := &cli{TB: t, config: c.config}
@@ -116,7 +134,8 @@ func TestCommandsOnRealServers(t *testing.T) {
 		defer close(done)
 		done <- runner.run(running, exitOK, "run", "--log-format", "json")
 	}()
-	pg.Exec(t, "crm", "INSERT INTO customer (last_name) VALUES ('"+canary+"')", "UPDATE customer SET last_name = NULL, status = 'E'")
+	c.captured(ctx)
+	crm("INSERT INTO customer (last_name) VALUES ('"+canary+"')", "UPDATE customer SET last_name = NULL, status = 'E'")
 	var id string
 	testenv.Eventually(t, time.Minute, func() error {
 		var list []struct{ Case, State string }
@@ -153,4 +172,16 @@ func TestCommandsOnRealServers(t *testing.T) {
 	if !strings.Contains(runner.all.String(), `"lethe runs"`) || !strings.Contains(runner.all.String(), `"lethe has stopped"`) {
 		t.Errorf("run does not tell its start and its end:\n%s", runner.all.String())
 	}
+}
+
+// captured waits until capture reads: what MySQL wrote before its first start it does not see.
+func (c *cli) captured(ctx context.Context) {
+	c.Helper()
+	testenv.Eventually(c, time.Minute, func() error {
+		var status struct{ Source struct{ Reading bool } }
+		if err := json.Unmarshal([]byte(c.run(ctx, exitOK, "status", "--json")), &status); err != nil || !status.Source.Reading {
+			return errNoCapture
+		}
+		return nil
+	})
 }
