@@ -1,7 +1,7 @@
 -- What Lethe needs on a MySQL (8.0 and later) or MariaDB (10.6 and later) primary, and nothing more. Run it with the mysql
 -- client as an administrator:
 --
---   mysql --user root < mysql-source.sql                     the mapping of config/testdata/mysql-crm.yaml
+--   mysql --user root < mysql-source.sql                     the CRM of `lethe demo`
 --
 -- It is plain SQL without variables: put your own names in the place of the database `crm`, of the login `lethe`@`%` and of
 -- the tables and columns. It can be run again after every change of the mapping. `lethe check` compares, and prints

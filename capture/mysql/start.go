@@ -89,7 +89,7 @@ func (st *startPoint) connect(from *capture.Checkpoint) error {
 		return &capture.GapError{
 			Cause: capture.GapModeChanged,
 			Hint: fmt.Sprintf("the checkpoint was made by following %s, the server offers %s: positions of one mean nothing to the other; "+
-				"`lethe gap resume --accept-loss` goes on in the new way, and a pass has to follow", then, st.facts.mode),
+				"`lethe gap resume --accept-loss` goes on in the new way: compare the CRM's erasures of that time with `lethe cases`", then, st.facts.mode),
 		}
 	}
 	st.history.epochs.list = append([]capture.Epoch(nil), from.Epochs...)
@@ -269,6 +269,6 @@ func (st *startPoint) holdsFile(from *capture.Checkpoint, position string) error
 func otherSystem(what string) error {
 	return &capture.GapError{
 		Cause: capture.GapOtherSystem,
-		Hint:  "the source is another server than before: " + what + "; correct the DSN, or accept the new one with `lethe gap resume --accept-loss` and a full pass",
+		Hint:  "the source is another server than before: " + what + "; correct the DSN, or accept the new one with `lethe gap resume --accept-loss` and compare its erasures with `lethe cases`",
 	}
 }

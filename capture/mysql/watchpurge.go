@@ -129,8 +129,8 @@ func (s *Source) watchPurge(ctx context.Context, conn *sql.Conn, facts *serverFa
 	return &capture.GapError{Cause: capture.GapPurged, Hint: purgedHint}
 }
 
-const purgedHint = "the source purged binary log that was not read yet: raise binlog_expire_logs_seconds, then `lethe gap resume " +
-	"--accept-loss` goes on from where the log stands now, and a pass has to follow"
+const purgedHint = "the source purged binary log that was not read yet: raise binlog_expire_logs_seconds; `lethe gap resume " +
+	"--accept-loss` goes on from where the log stands then: compare the CRM's erasures of that time with `lethe cases`"
 
 // watchSet compares GTID sets: what is purged must not be missing from ours.
 func (s *Source) watchSet(facts *serverFacts, st *BinlogStatus) (lost bool, err error) {

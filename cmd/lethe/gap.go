@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -80,7 +81,12 @@ then compare the CRM's erasures of that time with ` + "`lethe cases`" + ` by han
 			if g.json {
 				return printJSON(cmd.OutOrStdout(), map[string]any{"incarnation": c.Incarnation, "gaps_open": len(c.Gaps)})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "capture goes on within seconds, as incarnation %d; %d gaps stay open until a later version closes them\n", c.Incarnation, len(c.Gaps))
+			stay := "1 gap stays"
+			if n := len(c.Gaps); n != 1 {
+				stay = strconv.Itoa(n) + " gaps stay"
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "capture goes on, within seconds where it runs, as incarnation %d; %s open until a later version closes them\n",
+				c.Incarnation, stay)
 			return err
 		},
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +54,8 @@ func printStatus(w io.Writer, s *app.StatusReport) error {
 		b.WriteString("  " + s.Kafka.Error + "\n")
 	}
 	if c := s.Kafka.Checkpoint; c != nil {
-		fmt.Fprintf(&b, "  checkpoint %s of %s, incarnation %d\n", c.Position, moment(c.CommittedAt), c.Incarnation)
+		position := cmp.Or(c.Position, "at the log's end, wherever it is when capture starts again,")
+		fmt.Fprintf(&b, "  checkpoint %s of %s, incarnation %d\n", position, moment(c.CommittedAt), c.Incarnation)
 	} else if s.Kafka.Error == "" {
 		b.WriteString("  no checkpoint yet\n")
 	}
@@ -72,14 +74,15 @@ func printStatus(w io.Writer, s *app.StatusReport) error {
 
 // printLog tells how the slot stands, or the binary log.
 func printLog(b *strings.Builder, src *app.SourceStatus) {
-	if src.SlotState == "" {
+	if src.SlotState == "" && (src.Database != "mysql" || src.Error != "") {
 		return
 	}
 	name, kept, limit := "slot", "held back", "max_retained_wal"
 	if src.Database == "mysql" {
 		name, kept, limit = "binary log", "kept by the server", "max_binlog_lag"
 	}
-	fmt.Fprintf(b, "  %s %s, %s", name, src.SlotState, reading(src.Reading))
+	state := cmp.Or(src.SlotState, "with no known place of Lethe's in it") // no checkpoint, or no Kafka to ask for it
+	fmt.Fprintf(b, "  %s %s, %s", name, state, reading(src.Reading))
 	end := "; "
 	for _, n := range []struct {
 		bytes int64

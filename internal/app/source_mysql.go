@@ -2,10 +2,13 @@ package app
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"lethe/capture"
 	capturemy "lethe/capture/mysql"
 	"lethe/config"
 	"lethe/internal/mysqlconn"
@@ -67,11 +70,25 @@ func (s *mysqlSource) status(ctx context.Context) (LogStatus, error) {
 	}
 	if conn, err := connectKafka(s.cfg); err == nil {
 		defer conn.Close()
-		if c, err := loadCheckpoint(ctx, s.cfg, conn); err == nil && c != nil {
+		bound, cancel := context.WithTimeout(ctx, checkpointWithin)
+		defer cancel()
+		if c, err := loadCheckpoint(bound, s.cfg, conn); err == nil && c != nil {
 			opened.Acknowledge(c.Position)
 		} // else the server alone is looked at: what is wrong with Kafka stands in its own part
 	}
 	return look(ctx, opened)
+}
+
+// checkpointWithin bounds the wait for the checkpoint, so that a silent Kafka leaves time to look at the server.
+const checkpointWithin = 10 * time.Second
+
+// lost says that the log which capture has yet to read is gone already, although capture has not met it.
+func (s *mysqlSource) lost(ctx context.Context) []Finding {
+	var gap *capture.GapError
+	if _, err := s.status(ctx); !errors.As(err, &gap) {
+		return nil // what else is wrong stands among the other findings
+	}
+	return []Finding{{Code: CodeGap, Severity: SeverityWarning, Object: "binary log", Message: gap.Hint + " (" + gap.Cause + ")"}}
 }
 
 // owner connects with an owner's dsn, and takes no more than the login's name from the config's.
@@ -92,7 +109,7 @@ func (s *mysqlSource) check(ctx context.Context) ([]Finding, error) {
 	if err != nil {
 		return mysqlLogin(err, "the source", o.Login)
 	}
-	return fromMySQLSource(findings), nil
+	return append(fromMySQLSource(findings), s.lost(ctx)...), nil
 }
 
 func (s *mysqlSource) preview(ctx context.Context, ownerDSN, role string) ([]Finding, error) {

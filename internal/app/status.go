@@ -55,7 +55,7 @@ type KafkaStatus struct {
 
 // CheckpointInfo is the newest checkpoint.
 type CheckpointInfo struct {
-	Position    string    `json:"position"`
+	Position    string    `json:"position"` // empty: a gap was resumed, and capture goes on where the log stands when it starts
 	Incarnation uint32    `json:"incarnation"`
 	CommittedAt time.Time `json:"committed_at,omitzero"`
 	WrittenAt   time.Time `json:"written_at,omitzero"`
@@ -188,7 +188,10 @@ func readKafka(ctx context.Context, cfg *config.Config) (s KafkaStatus) {
 		return fail(err)
 	}
 	if c != nil {
-		s.Checkpoint = &CheckpointInfo{Position: c.Position.String(), Incarnation: c.Incarnation, CommittedAt: c.CommittedAt, WrittenAt: c.WrittenAt}
+		s.Checkpoint = &CheckpointInfo{Incarnation: c.Incarnation, CommittedAt: c.CommittedAt, WrittenAt: c.WrittenAt}
+		if c.Position != (capture.Position{}) {
+			s.Checkpoint.Position = c.Position.String()
+		}
 		s.Gaps = gapInfos(c.Gaps)
 	}
 	err = settled(ctx, func() error {
