@@ -19,6 +19,13 @@ import (
 // waited for as long as TCP sends again, a quarter of an hour.
 const sqlTimeout = 15 * time.Second
 
+// ordinary is how many ordinary connections there are at most.
+const ordinary = 2
+
+// followEvery is how long an ordinary connection is used, and so how soon it is seen that the DSN leads to another server
+// while the one of before goes on answering.
+const followEvery = 30 * time.Second
+
 // sessionSettings make an ordinary connection independent of what the server is set to. A statement that waits for a lock
 // of the application must not do so for long.
 var sessionSettings = map[string]string{
@@ -52,6 +59,9 @@ func (s *Source) openSQL(n int, settings map[string]string) (*sql.DB, error) {
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
 	db.SetConnMaxIdleTime(time.Minute)
+	if n > 1 {
+		db.SetConnMaxLifetime(followEvery)
+	}
 	return db, nil
 }
 
@@ -74,13 +84,24 @@ func (s *Source) pool() (*sql.DB, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sql == nil {
-		db, err := s.openSQL(2, nil)
+		db, err := s.openSQL(ordinary, nil)
 		if err != nil {
 			return nil, err
 		}
 		s.sql = db
 	}
 	return s.sql, nil
+}
+
+// leave closes the ordinary connections that nobody uses. What reading begins with is asked of the server that the DSN leads
+// to by then: one that was demoted goes on answering as before.
+func (s *Source) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sql != nil {
+		s.sql.SetMaxIdleConns(0)
+		s.sql.SetMaxIdleConns(ordinary)
+	}
 }
 
 // mode is how the log is followed.

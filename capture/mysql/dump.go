@@ -202,6 +202,7 @@ func (s *Source) run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 		return err
 	}
 	defer l.close(ctx)
+	defer s.leave()
 	start, err := s.prepare(ctx, from)
 	if err != nil {
 		return err
@@ -244,7 +245,9 @@ func (s *Source) streamFrom(ctx context.Context, start *startPoint, from *captur
 const attendEvery = 5 * time.Second
 
 // attend compares the server with what was read for as long as ctx lives, and returns a *capture.GapError when it was reset:
-// the server sends nothing more of its new log then, for ever, and calls the connection well.
+// the server sends nothing more of its new log then, for ever, and calls the connection well. It returns another error where
+// the DSN leads to another server by now, or this one is the primary no longer: a server that was left may go on answering,
+// and no change comes to it any more.
 func (s *Source) attend(ctx context.Context, start *startPoint) error {
 	tick := time.NewTicker(s.attendEvery)
 	defer tick.Stop()
@@ -255,6 +258,20 @@ func (s *Source) attend(ctx context.Context, start *startPoint) error {
 			return nil
 		case <-tick.C:
 		}
+		now := &startPoint{}
+		now.history.domain = start.history.domain
+		err := s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) (err error) {
+			now.facts, err = readServer(ctx, conn)
+			return err
+		})
+		switch {
+		case err != nil:
+			continue // the stream has its own ways of noticing
+		case now.facts.readOnly:
+			return ErrNotPrimary
+		case now.facts.systemID() != start.facts.systemID():
+			return errMoved
+		}
 		s.mu.Lock()
 		earlier = append(earlier, s.read)
 		s.mu.Unlock()
@@ -263,14 +280,7 @@ func (s *Source) attend(ctx context.Context, start *startPoint) error {
 		}
 		read := earlier[0]
 		earlier = earlier[1:]
-		now := &startPoint{}
-		now.history.domain = start.history.domain
-		err := s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) (err error) {
-			now.facts, err = readServer(ctx, conn)
-			return err
-		})
-		if err != nil || read == "" || now.facts.mode != start.facts.mode || now.facts.readOnly {
-			// The stream has its own ways of noticing. A replica that the DSN leads to while servers change their places may lag.
+		if read == "" || now.facts.mode != start.facts.mode {
 			continue
 		}
 		err = now.holds(&capture.Checkpoint{Identity: capture.Identity{SystemID: start.facts.systemID()}}, read, false)

@@ -9,6 +9,9 @@ import (
 // name in the DSN may take a while to lead to the new primary.
 var ErrNotPrimary = errors.New("the server is read-only, a replica; the DSN has to lead to the primary")
 
+// errMoved is wrapped when the DSN leads to another server than the one that is read. It is transient: reading goes on there.
+var errMoved = errors.New("the DSN leads to another server by now")
+
 // errLockLost is wrapped when the connection that holds the named lock ended.
 var errLockLost = errors.New("the connection that holds the named lock was lost")
 
