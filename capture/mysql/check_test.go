@@ -256,6 +256,12 @@ func TestCheckFindsKeysThatAreSpelledInTwoWays(t *testing.T) {
 		c.expect(t, c.check(t), "warning key_collation customer.code", "warning key_collation consent.customer")
 		server.Exec(t, c.db, "INSERT INTO consent VALUES (2, 'aBC')")
 		c.expect(t, c.check(t), "warning key_collation customer.code", "warning key_collation consent.customer", "error key_spellings consent")
+		server.Exec(t, c.db, "DROP TABLE consent, customer", "CREATE TABLE customer (code VARCHAR(9) COLLATE utf8mb4_bin PRIMARY KEY)",
+			"CREATE TABLE consent (id INT PRIMARY KEY, customer VARCHAR(9) COLLATE utf8mb4_bin, FOREIGN KEY (customer) REFERENCES customer (code))",
+			"INSERT INTO customer VALUES ('Abc')", "INSERT INTO consent VALUES (1, 'Abc')")
+		c.expect(t, c.check(t))
+		server.Exec(t, c.db, "INSERT INTO consent VALUES (2, 'Abc ')")
+		c.expect(t, c.check(t), "error key_spellings consent")
 	})
 }
 

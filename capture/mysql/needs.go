@@ -10,9 +10,6 @@ type TableNeeds struct {
 	SubjectColumns []string
 	// ReadsDelete is set where a DELETE means an event.
 	ReadsDelete bool
-	// AllowUnseenDeletes accepts that deletes of this table by a foreign key's cascade are not in the log. Check reports such
-	// a cascade as a warning instead of an error.
-	AllowUnseenDeletes bool
 	// Mapped are columns that the mapping names besides: they need not be read from the log, but a name that does not exist
 	// is a slip that Check tells.
 	Mapped []string
