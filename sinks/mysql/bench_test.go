@@ -164,10 +164,10 @@ func (p *plainClient) apply(b *testing.B, batch *sinks.Batch) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := tx.StmtContext(b.Context(), p.update).ExecContext(b.Context(), doc.String()); err != nil {
+	if _, err := tx.StmtContext(b.Context(), p.update).ExecContext(b.Context(), doc.String()); err != nil { //nolint:sqlclosecheck // with the transaction
 		b.Fatal(err)
 	}
-	if _, err := tx.StmtContext(b.Context(), p.upsert).ExecContext(b.Context(), facts...); err != nil {
+	if _, err := tx.StmtContext(b.Context(), p.upsert).ExecContext(b.Context(), facts...); err != nil { //nolint:sqlclosecheck // with the transaction
 		b.Fatal(err)
 	}
 	if err := tx.Commit(); err != nil {

@@ -3,6 +3,7 @@ package mysql
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,11 +35,13 @@ const (
 // rowsOf begins a rowSet; columns alternate names and types.
 func rowsOf(columns ...string) *rowSet {
 	var b strings.Builder
-	for i := 0; i < len(columns); i += 2 {
-		if i > 0 {
+	n := 0
+	for column := range slices.Chunk(columns, 2) {
+		if n > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(columns[i] + " " + columns[i+1] + " PATH '$[" + strconv.Itoa(i/2) + "]'")
+		b.WriteString(strings.Join(column, " ") + " PATH '$[" + strconv.Itoa(n) + "]'")
+		n++
 	}
 	return &rowSet{columns: b.String()}
 }

@@ -5,7 +5,6 @@ import (
 
 	"lethe/config"
 	"lethe/schema"
-
 	"lethe/sinks/ledger"
 )
 
