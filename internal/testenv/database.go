@@ -29,7 +29,7 @@ func (p *Postgres) NewDatabase(tb testing.TB) string {
 // dropDatabase drops a database of this package. A slot is in the way until
 // its walsender has noticed that it was terminated.
 func (p *Postgres) dropDatabase(ctx context.Context, name string) error {
-	if p.run.down() {
+	if p.down() {
 		return nil // a private server that the test left stopped
 	}
 	conn, err := pgx.Connect(ctx, p.DSN("", ""))

@@ -43,13 +43,11 @@ type KafkaOptions struct {
 // Kafka is an Apache Kafka broker. Its methods may be called by several
 // goroutines.
 type Kafka struct {
-	Dir string // empty for a broker that another process started
+	server
 
-	run       server
-	brokers   []string
-	java      string
-	args      []string // of java, up to the main class
-	temporary bool     // Dir goes with Close
+	brokers []string
+	java    string
+	args    []string // of java, up to the main class
 }
 
 // StartKafka formats the storage and starts a broker in KRaft mode; it returns
@@ -67,8 +65,8 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	if o.HeapMB == 0 {
 		o.HeapMB = 512
 	}
-	k := &Kafka{Dir: o.Dir, java: java}
-	k.run = server{name: "Kafka " + KafkaVersion, stopSignal: syscall.SIGTERM, stopWithin: 20 * time.Second}
+	k := &Kafka{java: java}
+	k.server = server{Dir: o.Dir, name: "Kafka " + KafkaVersion, stopSignal: syscall.SIGTERM, stopWithin: 20 * time.Second}
 	if k.Dir == "" {
 		if k.Dir, err = newFolder("kafka"); err != nil {
 			return nil, err
@@ -199,7 +197,7 @@ func (k *Kafka) command(ctx context.Context, args ...string) *exec.Cmd {
 
 // Start starts the broker again after Stop or Kill, on the same ports and data.
 func (k *Kafka) Start(ctx context.Context) error {
-	return k.run.start(ctx, k.command(context.Background(), "kafka.Kafka", k.configFile()), k.LogFile(), k.ping)
+	return k.start(ctx, k.command(context.Background(), "kafka.Kafka", k.configFile()), k.LogFile(), k.ping)
 }
 
 // ping succeeds once the broker is registered with its controller; before
@@ -224,34 +222,6 @@ func (k *Kafka) ping(ctx context.Context) error {
 // Brokers returns the addresses to bootstrap from, as host:port.
 func (k *Kafka) Brokers() []string { return slices.Clone(k.brokers) }
 
-// PID returns the broker's process id, 0 while it does not run or when another
-// process started it.
-func (k *Kafka) PID() int { return k.run.pid() }
-
-// Stop shuts the broker down in order, and kills it after 20 s.
-func (k *Kafka) Stop() error { return k.run.stop() }
-
-// Kill ends the broker by SIGKILL, as a crash would.
-func (k *Kafka) Kill() error { return k.run.kill() }
-
-// Pause stops the broker where it is (SIGSTOP): connections stay open and
-// nothing answers. Stop does not work meanwhile.
-func (k *Kafka) Pause() error { return k.run.pause() }
-
-// Resume lets a paused broker go on.
-func (k *Kafka) Resume() error { return k.run.resume() }
-
-// Close kills the broker and removes its temporary folder.
-func (k *Kafka) Close() error {
-	if err := k.Kill(); err != nil || !k.temporary {
-		return err
-	}
-	if err := os.RemoveAll(k.Dir); err != nil {
-		return fmt.Errorf("removing server folder: %w", err)
-	}
-	return nil
-}
-
 // NewKafka starts a private broker for one test, which closes it at its end,
 // and shows the end of its log when it failed.
 func NewKafka(tb testing.TB, o KafkaOptions) *Kafka {
@@ -260,13 +230,6 @@ func NewKafka(tb testing.TB, o KafkaOptions) *Kafka {
 	if err != nil {
 		skipOrFail(tb, err)
 	}
-	tb.Cleanup(func() {
-		if tb.Failed() {
-			tb.Logf("Kafka's log ends with:\n%s", logTail(k.LogFile()))
-		}
-		if err := k.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
+	k.closeAfter(tb, k.LogFile())
 	return k
 }

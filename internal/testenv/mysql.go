@@ -67,15 +67,13 @@ type MySQLOptions struct {
 // MySQL is a MariaDB or MySQL server. Its methods may be called by several
 // goroutines.
 type MySQL struct {
+	server
 	Port    int
-	Dir     string // empty for a server that another process started
 	DataDir string // empty for a server that another process started
 
-	flavor    string
-	tree      string
-	run       server
-	temporary bool // Dir goes with Close
-	uid, gid  int
+	flavor   string
+	tree     string
+	uid, gid int
 }
 
 // StartMySQL starts a server and returns when it takes connections. ctx bounds
@@ -92,8 +90,8 @@ func StartMySQL(ctx context.Context, o MySQLOptions) (*MySQL, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{Port: o.Port, Dir: o.Dir, DataDir: o.DataDir, flavor: o.Flavor, tree: tree}
-	m.run = server{name: mysqlTitles[o.Flavor], stopSignal: syscall.SIGTERM, stopWithin: 20 * time.Second}
+	m := &MySQL{Port: o.Port, DataDir: o.DataDir, flavor: o.Flavor, tree: tree}
+	m.server = server{Dir: o.Dir, name: mysqlTitles[o.Flavor], stopSignal: syscall.SIGTERM, stopWithin: 20 * time.Second}
 	m.uid, m.gid = serverID()
 	if m.Dir == "" {
 		if m.Dir, err = newFolder(o.Flavor); err != nil {
@@ -230,7 +228,7 @@ func mysqlFlavored(o MySQLOptions) map[string]string {
 // Start starts the server again after Stop or Kill, on the same port and data.
 func (m *MySQL) Start(ctx context.Context) error {
 	cmd := mysqlCommand(context.Background(), m.flavor, m.tree, "--defaults-file="+m.configFile())
-	return m.run.start(ctx, cmd, m.LogFile(), m.ping)
+	return m.start(ctx, cmd, m.LogFile(), m.ping)
 }
 
 func (m *MySQL) configFile() string { return filepath.Join(m.Dir, "my.cnf") }
@@ -294,40 +292,12 @@ func (m *MySQL) driverConfig(db string) *mysql.Config {
 	return c
 }
 
-// Stop shuts the server down in order, and kills it after 20 s.
-func (m *MySQL) Stop() error { return m.run.stop() }
-
-// Kill ends the server by SIGKILL, as a crash would.
-func (m *MySQL) Kill() error { return m.run.kill() }
-
-// Pause stops the server where it is (SIGSTOP): connections stay open and
-// nothing answers. Stop does not work meanwhile.
-func (m *MySQL) Pause() error { return m.run.pause() }
-
-// Resume lets a paused server go on.
-func (m *MySQL) Resume() error { return m.run.resume() }
-
-// PID returns the server's process id, 0 while it does not run or when another
-// process started it.
-func (m *MySQL) PID() int { return m.run.pid() }
-
-// Close kills the server and removes its temporary folder.
-func (m *MySQL) Close() error {
-	if err := m.Kill(); err != nil || !m.temporary {
-		return err
-	}
-	if err := os.RemoveAll(m.Dir); err != nil {
-		return fmt.Errorf("removing server folder: %w", err)
-	}
-	return nil
-}
-
 // CopyData copies the data of a server that does not run to dst, which must
 // not exist: a storage snapshot, that another server can be started on by
 // MySQLOptions.DataDir. Binary logs, GTIDs and MySQL's server uuid are copied
 // too.
 func (m *MySQL) CopyData(dst string) error {
-	if !m.run.down() {
+	if !m.down() {
 		return errors.New("copying data: the server has to be stopped or killed first")
 	}
 	// What a killed server leaves of these is neither data nor a file.
@@ -347,13 +317,6 @@ func NewMySQL(tb testing.TB, o MySQLOptions) *MySQL {
 	if err != nil {
 		skipOrFail(tb, err)
 	}
-	tb.Cleanup(func() {
-		if tb.Failed() {
-			tb.Logf("The log of %s ends with:\n%s", mysqlTitles[m.flavor], logTail(m.LogFile()))
-		}
-		if err := m.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
+	m.closeAfter(tb, m.LogFile())
 	return m
 }

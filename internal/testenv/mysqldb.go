@@ -80,7 +80,7 @@ func (m *MySQL) NewDatabase(tb testing.TB) string {
 }
 
 func (m *MySQL) dropDatabase(ctx context.Context, name string) (err error) {
-	if m.run.down() {
+	if m.down() {
 		return nil // a private server that the test left stopped
 	}
 	pool, err := m.open("", nil)

@@ -57,15 +57,13 @@ type Options struct {
 // Postgres is a PostgreSQL server. Its methods may be called by several
 // goroutines.
 type Postgres struct {
+	server
 	Version int
 	Port    int
-	Dir     string // empty for a server that another process started
 	DataDir string // empty for a server that another process started
 	BinDir  string // may lack pg_recvlogical and other tools for version 18
 
-	run       server
-	temporary bool // Dir goes with Close
-	uid, gid  int
+	uid, gid int
 }
 
 // StartPostgres starts a server and returns when it takes connections. ctx
@@ -81,8 +79,8 @@ func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
 			return nil, err
 		}
 	}
-	p := &Postgres{Version: o.Version, Port: o.Port, BinDir: o.BinDir, Dir: o.Dir, DataDir: o.DataDir}
-	p.run = server{name: fmt.Sprintf("PostgreSQL %d", o.Version), stopSignal: syscall.SIGINT, stopWithin: 15 * time.Second}
+	p := &Postgres{Version: o.Version, Port: o.Port, BinDir: o.BinDir, DataDir: o.DataDir}
+	p.server = server{Dir: o.Dir, name: fmt.Sprintf("PostgreSQL %d", o.Version), stopSignal: syscall.SIGINT, stopWithin: 15 * time.Second}
 	p.uid, p.gid = serverID()
 	if p.Dir == "" {
 		if p.Dir, err = newFolder(fmt.Sprintf("pg%d", o.Version)); err != nil {
@@ -170,7 +168,7 @@ func (p *Postgres) writeConfig(o Options) error {
 
 // Start starts the server again after Stop or Kill, on the same port and data.
 func (p *Postgres) Start(ctx context.Context) error {
-	return p.run.start(ctx, p.Command(context.Background(), "postgres", "-D", p.DataDir), p.LogFile(), p.ping)
+	return p.start(ctx, p.Command(context.Background(), "postgres", "-D", p.DataDir), p.LogFile(), p.ping)
 }
 
 func (p *Postgres) ping(ctx context.Context) error {
@@ -219,40 +217,11 @@ func (p *Postgres) DSN(db, user string) string {
 	return u.String()
 }
 
-// Stop shuts the server down in order: clients are disconnected, a checkpoint
-// is written. A server that waits for a stuck walsender is killed after 15 s.
-func (p *Postgres) Stop() error { return p.run.stop() }
-
-// Kill ends the server and all its children by SIGKILL, as a crash would.
-func (p *Postgres) Kill() error { return p.run.kill() }
-
-// Pause stops the server and all its children where they are (SIGSTOP):
-// connections stay open and nothing answers. Stop does not work meanwhile.
-func (p *Postgres) Pause() error { return p.run.pause() }
-
-// Resume lets a paused server go on.
-func (p *Postgres) Resume() error { return p.run.resume() }
-
-// PID returns the postmaster's process id, 0 while the server does not run or
-// when another process started it.
-func (p *Postgres) PID() int { return p.run.pid() }
-
-// Close kills the server and removes its temporary folder.
-func (p *Postgres) Close() error {
-	if err := p.Kill(); err != nil || !p.temporary {
-		return err
-	}
-	if err := os.RemoveAll(p.Dir); err != nil {
-		return fmt.Errorf("removing server folder: %w", err)
-	}
-	return nil
-}
-
 // CopyData copies the cluster of a server that does not run to dst, which must
 // not exist: a storage snapshot, that another server can be started on by
 // Options.DataDir.
 func (p *Postgres) CopyData(dst string) error {
-	if !p.run.down() {
+	if !p.down() {
 		return errors.New("copying cluster: the server has to be stopped or killed first")
 	}
 	if err := copyTree(dst, p.DataDir, p.uid, p.gid); err != nil {
@@ -273,13 +242,6 @@ func NewPostgres(tb testing.TB, o Options) *Postgres {
 	if err != nil {
 		skipOrFail(tb, err)
 	}
-	tb.Cleanup(func() {
-		if tb.Failed() {
-			tb.Logf("PostgreSQL's log ends with:\n%s", logTail(p.LogFile()))
-		}
-		if err := p.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
+	p.closeAfter(tb, p.LogFile())
 	return p
 }

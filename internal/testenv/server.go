@@ -8,12 +8,16 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 )
 
-// server is what Postgres and Kafka have in common: a process that may be
-// there or not, and that other tests may depend on.
+// server is what Postgres, MySQL and Kafka have in common: a process that may
+// be there or not, and that other tests may depend on.
 type server struct {
+	Dir       string // empty for one that another process started
+	temporary bool   // Dir goes with Close
+
 	name       string // for errors
 	stopSignal syscall.Signal
 	stopWithin time.Duration
@@ -61,13 +65,14 @@ func (s *server) start(ctx context.Context, cmd *exec.Cmd, logFile string, ping 
 	return nil
 }
 
-// stop shuts the server down in order, or kills it when it takes too long.
-func (s *server) stop() error {
+// Stop shuts the server down in order, and kills it where that takes longer
+// than 15 or 20 s.
+func (s *server) Stop() error {
 	return s.end(func(p *process) error { return p.stop(s.stopSignal, s.stopWithin) })
 }
 
-// kill ends the server and all its children by SIGKILL.
-func (s *server) kill() error { return s.end((*process).kill) }
+// Kill ends the server and all its children by SIGKILL, as a crash would.
+func (s *server) Kill() error { return s.end((*process).kill) }
 
 // end takes the process away; where there is none, nothing is to be done.
 func (s *server) end(means func(*process) error) error {
@@ -86,13 +91,14 @@ func (s *server) end(means func(*process) error) error {
 	return nil
 }
 
-// pause stops the process and its children where they are.
-func (s *server) pause() error {
+// Pause stops the server and all its children where they are (SIGSTOP):
+// connections stay open and nothing answers. Stop does not work meanwhile.
+func (s *server) Pause() error {
 	return s.signal(func(p *process) error { _, err := p.pause(); return err })
 }
 
-// resume lets a paused server go on.
-func (s *server) resume() error { return s.signal((*process).resume) }
+// Resume lets a paused server go on.
+func (s *server) Resume() error { return s.signal((*process).resume) }
 
 func (s *server) signal(means func(*process) error) error {
 	s.mu.Lock()
@@ -106,8 +112,9 @@ func (s *server) signal(means func(*process) error) error {
 	return means(s.proc)
 }
 
-// pid returns the main process's id, 0 while there is none of ours.
-func (s *server) pid() int {
+// PID returns the main process's id, 0 while the server does not run or when
+// another process started it.
+func (s *server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc == nil {
@@ -128,4 +135,28 @@ func (s *server) down() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.shared && s.proc == nil
+}
+
+// Close kills the server and removes its temporary folder.
+func (s *server) Close() error {
+	if err := s.Kill(); err != nil || !s.temporary {
+		return err
+	}
+	if err := os.RemoveAll(s.Dir); err != nil {
+		return fmt.Errorf("removing server folder: %w", err)
+	}
+	return nil
+}
+
+// closeAfter closes the server at the end of a test, and shows the end of its
+// log when the test failed.
+func (s *server) closeAfter(tb testing.TB, log string) {
+	tb.Cleanup(func() {
+		if tb.Failed() {
+			tb.Logf("The log of %s ends with:\n%s", s.name, logTail(log))
+		}
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
 }

@@ -75,7 +75,7 @@ func sharedPostgres(version int) (*Postgres, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.run.share(true)
+		p.share(true)
 		return p, nil
 	}
 	u, err := url.Parse(base)
@@ -91,7 +91,7 @@ func sharedPostgres(version int) (*Postgres, error) {
 		return nil, err
 	}
 	p := &Postgres{Version: version, Port: port, BinDir: bin}
-	p.run.share(true)
+	p.share(true)
 	return p, nil
 }
 
@@ -129,7 +129,7 @@ func sharedMySQL(flavor string) (*MySQL, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.run.share(true)
+		m.share(true)
 		return m, nil
 	}
 	host, portText, err := net.SplitHostPort(addr)
@@ -141,7 +141,7 @@ func sharedMySQL(flavor string) (*MySQL, error) {
 		return nil, fmt.Errorf("reading %s: want 127.0.0.1:PORT", name)
 	}
 	m := &MySQL{Port: port, flavor: flavor}
-	m.run.share(true)
+	m.share(true)
 	return m, nil
 }
 
@@ -158,14 +158,14 @@ func SharedKafka(tb testing.TB) *Kafka {
 	}
 	if brokers := os.Getenv(EnvKafka); brokers != "" {
 		servers.kafka = &Kafka{brokers: strings.Split(brokers, ",")}
-		servers.kafka.run.share(true)
+		servers.kafka.share(true)
 		return servers.kafka
 	}
 	k, err := StartKafka(context.Background(), KafkaOptions{})
 	if err != nil {
 		skipOrFail(tb, err)
 	}
-	k.run.share(true)
+	k.share(true)
 	servers.kafka = k
 	return k
 }
@@ -197,18 +197,18 @@ func closeShared() error {
 	}
 	for _, p := range servers.postgres {
 		if p.Dir != "" {
-			p.run.share(false)
+			p.share(false)
 			errs = append(errs, p.Close())
 		}
 	}
 	for _, m := range servers.mysql {
 		if m.Dir != "" {
-			m.run.share(false)
+			m.share(false)
 			errs = append(errs, m.Close())
 		}
 	}
 	if k := servers.kafka; k != nil && k.Dir != "" {
-		k.run.share(false)
+		k.share(false)
 		errs = append(errs, k.Close())
 	}
 	servers.postgres, servers.mysql, servers.kafka, servers.closing = nil, nil, nil, nil
