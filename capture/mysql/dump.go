@@ -177,6 +177,13 @@ func (st *stream) dumpError(err error) error {
 			return &refusedError{purged: !strings.Contains(words, "not in the master"), err: reduced}
 		}
 	}
+	if strings.Contains(words, "anonymous") {
+		return &capture.GapError{
+			Cause: capture.GapModeChanged,
+			Hint: "GTIDs were turned off for a while (gtid_mode), and what was written then has none: `lethe gap resume --accept-loss` goes on from where " +
+				"the log stands now; compare the CRM's erasures of that time with `lethe cases`",
+		}
+	}
 	if st.history.mode == modeFile && st.history.verify != nil {
 		// A place that was the end of a transaction is in the middle of an event, or behind the file's end.
 		return &refusedError{err: reduced}
