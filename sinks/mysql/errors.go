@@ -58,6 +58,10 @@ func classOf(number uint16, state string) (sinks.Class, string) {
 		return sinks.Transient, "another session holds locks on the mapped rows for long"
 	case 1213:
 		return sinks.Transient, "" // deadlock: the next attempt meets the rows at another moment
+	case 1665:
+		return sinks.Permanent, "the server logs statements, which it takes of nobody who reads what is committed: set binlog_format to ROW or MIXED"
+	case 1969, 3024:
+		return sinks.Transient, "a statement took too long: is an index missing? run `lethe check`"
 	case 1021, 1114:
 		return sinks.Transient, "the replica's disk is full"
 	case 1048, 1062, 1169, 1264, 1265, 1292, 1364, 1366, 1406, 1411, 1441, 1451, 1452, 1467, 1525, 1644, 1690, 3140, 3141, 3156, 3819, 4025, 4078:

@@ -24,44 +24,57 @@ func (w *world) untouched() {
 // TestDeadlockIsTriedAgain has a session of the replica's owner lock two people in the other order: the server ends Lethe's
 // transaction, nothing of it stays, and the same batch goes through afterwards.
 func TestDeadlockIsTriedAgain(t *testing.T) {
-	bothWorlds(t, func(w *world) {
-		w.person(1, 2)
-		owner, err := w.db.BeginTx(w.ctx, nil)
-		if err != nil {
+	bothWorlds(t, func(w *world) { w.deadlock(false) })
+}
+
+// The statement that tries to change all rows at once lies in a savepoint, which the deadlock ends with the transaction.
+func TestDeadlockOfABatchThatChangesAllRows(t *testing.T) {
+	bothWorlds(t, func(w *world) { w.deadlock(true) })
+}
+
+func (w *world) deadlock(changesAll bool) {
+	w.Helper()
+	w.person(1, 2)
+	m, err := w.r.compiled(w.ctx)
+	if err != nil {
+		w.Fatal(err)
+	}
+	m.changesAll.Store(changesAll)
+	owner, err := w.db.BeginTx(w.ctx, nil)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer func() { _ = owner.Rollback() }() // nothing, if it came to that
+	do := func(query string) {
+		w.Helper()
+		if _, err := owner.ExecContext(w.ctx, query); err != nil {
 			w.Fatal(err)
 		}
-		defer func() { _ = owner.Rollback() }() // nothing, if it came to that
-		do := func(query string) {
-			w.Helper()
-			if _, err := owner.ExecContext(w.ctx, query); err != nil {
-				w.Fatal(err)
-			}
-		}
-		// The one with fewer changed rows is ended.
-		do(`INSERT INTO contact (crm_id, firstname) SELECT 1000 + a.i + 10 * b.i + 100 * c.i, 'x' FROM (SELECT 1 i UNION SELECT 2 UNION SELECT 3) a,
-			(SELECT 1 i UNION SELECT 2 UNION SELECT 3) b, (SELECT 1 i UNION SELECT 2 UNION SELECT 3) c`)
-		ids := w.order(1, 2) // Lethe locks the first one first
-		do(`UPDATE contact SET frozen = 1 WHERE crm_id = ` + ids[1])
-		b := w.Batch(w.event(1, consent("newsletter", schema.ConsentWithdrawn)), w.event(2, consent("newsletter", schema.ConsentWithdrawn)))
-		done := make(chan error, 1)
-		go func() {
-			_, err := w.r.Apply(w.ctx, b)
-			done <- err
-		}()
-		w.awaitLockWait()
-		do(`UPDATE contact SET frozen = 1 WHERE crm_id = ` + ids[0])
-		err = <-done
-		if sinks.Classify(err) != sinks.Transient || sinks.CodeOf(err) != "mysql_1213" {
-			w.Errorf("apply: %v, want a transient deadlock", err)
-		}
-		if err := owner.Rollback(); err != nil {
-			w.Fatal(err)
-		}
-		w.untouched()
-		if out, err := w.r.Apply(w.ctx, b); err != nil || out.Applied != 2 {
-			w.Errorf("apply after the deadlock: %+v, %v", out, err)
-		}
-	})
+	}
+	// The one with fewer changed rows is ended.
+	do(`INSERT INTO contact (crm_id, firstname) SELECT 1000 + a.i + 10 * b.i + 100 * c.i, 'x' FROM (SELECT 1 i UNION SELECT 2 UNION SELECT 3) a,
+		(SELECT 1 i UNION SELECT 2 UNION SELECT 3) b, (SELECT 1 i UNION SELECT 2 UNION SELECT 3) c`)
+	ids := w.order(1, 2) // Lethe locks the first one first
+	do(`UPDATE contact SET frozen = 1 WHERE crm_id = ` + ids[1])
+	b := w.Batch(w.event(1, consent("newsletter", schema.ConsentWithdrawn)), w.event(2, consent("newsletter", schema.ConsentWithdrawn)))
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.r.Apply(w.ctx, b)
+		done <- err
+	}()
+	w.awaitLockWait()
+	do(`UPDATE contact SET frozen = 1 WHERE crm_id = ` + ids[0])
+	err = <-done
+	if sinks.Classify(err) != sinks.Transient || sinks.CodeOf(err) != "mysql_1213" {
+		w.Errorf("apply: %v, want a transient deadlock", err)
+	}
+	if err := owner.Rollback(); err != nil {
+		w.Fatal(err)
+	}
+	w.untouched()
+	if out, err := w.r.Apply(w.ctx, b); err != nil || out.Applied != 2 {
+		w.Errorf("apply after the deadlock: %+v, %v", out, err)
+	}
 }
 
 // order returns the CRM ids of two people as a batch meets them: by their references.
