@@ -257,8 +257,15 @@ func grantMissingMySQL(ctx context.Context, pool *sql.DB, where string, findings
 	return granted
 }
 
-func (m *mysqlReplica) uninstall() string { return sinksmy.UninstallSQL(m.replica) }
+// uninstall names the database first: in another one the statements would find nothing, and say nothing.
+func (m *mysqlReplica) uninstall() string {
+	return "USE " + backquoted(config.MySQLDatabase(m.replica.MySQL.DSN)) + ";\n" + sinksmy.UninstallSQL(m.replica)
+}
 
 func (m *mysqlReplica) dropLogin() string {
-	return dropMySQLLogin(mysqlconn.Replica(m.replica.MySQL).User())
+	drop := dropMySQLLogin(mysqlconn.Replica(m.replica.MySQL).User())
+	if v := m.replica.MySQL.Verify; v != nil {
+		drop += dropMySQLLogin(mysqlconn.Replica(m.replica.MySQL.VerifyServer()).User())
+	}
+	return drop
 }

@@ -373,5 +373,5 @@ func (c *checker) setupScript(m *Mapping) string {
 	for _, g := range c.runs {
 		s.runs = append(s.runs, g.account)
 	}
-	return strings.Join(s.statements(m, 0), ";\n") + ";"
+	return "USE " + quote(c.database) + ";\n" + strings.Join(s.statements(m, 0), ";\n") + ";"
 }
