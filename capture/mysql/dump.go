@@ -210,6 +210,7 @@ func (s *Source) run(ctx context.Context, from *capture.Checkpoint, h capture.Ha
 	}
 	defer l.close(ctx)
 	defer s.leave()
+	s.begin(from)
 	start, err := s.prepare(ctx, from)
 	if err != nil {
 		return err

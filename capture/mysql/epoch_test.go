@@ -3,6 +3,7 @@ package mysql
 import (
 	"testing"
 
+	"lethe/capture"
 	"lethe/internal/testenv"
 )
 
@@ -20,6 +21,24 @@ func TestEpochThatBeginsWithNothing(t *testing.T) {
 	r.Collect(t, 2)
 	stopped(t, r)
 	if n := len(k.epochs); n != 2 || k.epochs[1].From != 1 {
+		t.Errorf("known are the epochs %+v", k.epochs)
+	}
+}
+
+// TestEpochsAfterAResumedGap: what was acknowledged before the gap says nothing of the epochs behind it.
+func TestEpochsAfterAResumedGap(t *testing.T) {
+	e := newEnv(t, testenv.SharedMySQL(t, testenv.MySQLServer))
+	e.exec(t, "CREATE TABLE a (id int PRIMARY KEY)")
+	e.need("a", "id")
+	e.track(t)
+	tag := "r" + e.db[len(e.db)-4:]
+	e.exec(t, "INSERT INTO a VALUES (1)", "SET gtid_next = 'AUTOMATIC:"+tag+"'", "INSERT INTO a VALUES (2)", "SET gtid_next = 'AUTOMATIC'")
+	src := e.source(t)
+	src.Acknowledge(capture.Position{Epoch: 9, Commit: 1})
+	r, k := startKeeping(t, src, nil)
+	r.Collect(t, 2)
+	stopped(t, r)
+	if len(k.epochs) != 2 || k.epochs[0].Number != 1 {
 		t.Errorf("known are the epochs %+v", k.epochs)
 	}
 }

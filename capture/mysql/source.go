@@ -122,6 +122,17 @@ func (s *Source) Acknowledge(p capture.Position) {
 	crashpoint.Hit("capture.after_slot_ack")
 }
 
+// begin forgets what was acknowledged of another history, as it was before an operator resumed a gap: epochs that seem to lie
+// before it would be forgotten too.
+func (s *Source) begin(from *capture.Checkpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked = capture.Position{}
+	if from != nil {
+		s.acked = from.Position
+	}
+}
+
 // Close closes the ordinary connection. It does not end Run.
 func (s *Source) Close(context.Context) error {
 	s.mu.Lock()
