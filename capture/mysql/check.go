@@ -49,6 +49,7 @@ const (
 	CodeTableName        = "table_name_case"
 	CodeColumnMissing    = "column_missing"
 	CodeColumnType       = "column_type"
+	CodeColumnGenerated  = "column_generated"
 	CodeColumnCharset    = "column_charset"
 	CodeColumnFormat     = "column_format_old"
 	CodeKeyCollation     = "key_collation"

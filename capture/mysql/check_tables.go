@@ -25,6 +25,7 @@ type catalogColumn struct {
 	charset   string // empty: none
 	collation string
 	fraction  bool // a temporal type with digits of a second
+	generated bool
 }
 
 func (t *catalogTable) full() string { return t.database + "." + t.name }
@@ -53,10 +54,11 @@ func (in *inspection) readTable(ctx context.Context, database, name string) (*ca
 		return nil, err
 	}
 	err = in.each(ctx, `SELECT column_name, LOWER(data_type), LOWER(column_type), COALESCE(character_set_name, ''), COALESCE(collation_name, ''),
-		COALESCE(datetime_precision, 0) FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position`,
+		COALESCE(datetime_precision, 0), COALESCE(generation_expression, '') FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position`,
 		func(row []sql.NullString) {
 			t.columns = append(t.columns, catalogColumn{
 				name: row[0].String, dataType: row[1].String, full: row[2].String, charset: row[3].String, collation: row[4].String, fraction: row[5].String != "0",
+				generated: row[6].String != "",
 			})
 		}, t.database, t.name)
 	return t, err
@@ -237,9 +239,13 @@ func (in *inspection) columnState(t *catalogTable, c *catalogColumn) {
 		reason = "is compressed in the log"
 	}
 	if reason != "" {
-		in.add(SeverityError, CodeColumnType, object, fmt.Sprintf("the mapped column is of type %s, which %s; take it out of the mapping, or map a generated "+
-			"column that has it as text", c.full, reason))
+		in.add(SeverityError, CodeColumnType, object, fmt.Sprintf("the mapped column is of type %s, which %s; take it out of the mapping, or keep it as text "+
+			"in a column beside it", c.full, reason))
 		return
+	}
+	if c.generated && in.mariadb && !in.version.before(11, 0) {
+		in.add(SeverityError, CodeColumnGenerated, object, "the mapped column is generated: MariaDB 11 leaves it out of the images of changed and deleted "+
+			"rows, whatever binlog_row_image says; map the columns that it is made of")
 	}
 	if _, ok := transcoders[c.charset]; c.charset != "" && c.charset != "binary" && !ok {
 		in.add(SeverityError, CodeColumnCharset, object, fmt.Sprintf("the mapped column is in charset %s, which cannot be turned into UTF-8; convert it to utf8mb4",
