@@ -33,7 +33,8 @@ type ImageError struct {
 
 func (e *ImageError) Error() string {
 	return fmt.Sprintf("a row of table %s came without %s at %s, because the session that wrote it has binlog_row_image other than FULL: "+
-		"SET GLOBAL binlog_row_image = 'FULL', end that session (the variable can be set per session), and let a pass read the table again",
+		"SET GLOBAL binlog_row_image = 'FULL' and end that session (the variable can be set per session); what is missing comes from nowhere, "+
+		"and LetheCaptureStopped in docs/OPERATIONS.md says how capture gets behind it",
 		e.Table, strings.Join(e.Columns, ", "), place(e.At))
 }
 
@@ -48,7 +49,7 @@ type MetadataError struct {
 
 func (e *MetadataError) Error() string {
 	return fmt.Sprintf("the log does not name the columns of table %s at %s: SET GLOBAL binlog_row_metadata = 'FULL' (and in the server's "+
-		"option file); what was written before that cannot be read", e.Table, place(e.At))
+		"option file); what was written before that cannot be read, and LetheCaptureStopped in docs/OPERATIONS.md says how capture gets behind it", e.Table, place(e.At))
 }
 
 // Permanent marks the error for capture.IsPermanent.
