@@ -41,7 +41,7 @@ func (w *world) unverifiable(p *player, id int64) {
 			}
 		}
 	}
-	w.want(&w.marketing, soon, "select blocked and firstname is null from contact where crm_id = $1", "true", id)
+	w.holds(&w.marketing, "select blocked and firstname is null from contact where crm_id = $1", id)
 }
 
 func (w *world) caseBytes(id int64) []byte {

@@ -31,7 +31,7 @@ var mysqlWords = []struct {
 	{regexp.MustCompile(`\bselect from\b`), "select 1 from"},
 	{regexp.MustCompile(`\blethe\.`), "lethe_"},
 	{regexp.MustCompile(`\bnow\(\) - interval '(\d+) minute'`), "utc_timestamp(6) - interval $1 minute"},
-	{regexp.MustCompile(`\bstring_agg\((\w+), ' '\)`), "group_concat($1 separator ' ')"},
+	{regexp.MustCompile(`\bstring_agg\(((?:distinct )?\w+), ' '\)`), "group_concat($1 separator ' ')"},
 	{regexp.MustCompile(`'infinity'`), "'9999-12-31'"},
 }
 
