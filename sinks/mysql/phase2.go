@@ -14,15 +14,15 @@ import (
 // dueCase is the condition that a case (p) is one that phase 2 takes once its time has come.
 const dueCase = `p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT p.held AND p.wait IN ('none', 'cool_off')`
 
-// sqlDue lists the cases whose phase 2 is due, and whether so many were opened around each that the breaker trips. A case is
-// left alone while an operator's decision on it has not been carried out.
-const sqlDue = `
-	SELECT p.ref, COALESCE((SELECT 1 FROM {p}pending q
-		WHERE q.opened_at > p.opened_at - INTERVAL ? MICROSECOND AND q.opened_at < p.opened_at + INTERVAL ? MICROSECOND
-		LIMIT 1 OFFSET ?), 0)
-	FROM {p}pending p WHERE {parts} AND ` + dueCase + ` AND p.due_at <= ?
-		AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL)
+// sqlDue lists the cases whose phase 2 is due. A case is left alone while an operator's decision on it has not been carried
+// out.
+const sqlDue = `SELECT p.ref FROM {p}pending p WHERE {parts} AND ` + dueCase + ` AND p.due_at <= ?
+	AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL)
 	ORDER BY p.due_at, p.ref LIMIT ?`
+
+// sqlBurst looks for one case more than the breaker allows between two times. It is asked once a case: of a query about all
+// of them MariaDB would read the whole index for each.
+const sqlBurst = `SELECT 1 FROM {p}pending q WHERE q.opened_at > ? AND q.opened_at < ? LIMIT 1 OFFSET ?`
 
 // runPhase2 destroys what is due, one slice a call: batches come in between. Phase 2 of one case is one transaction:
 // rows, receipt and state.
@@ -84,39 +84,46 @@ func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit i
 
 // due finds cases whose phase 2 is due and locks their rows: somebody who owns other partitions may release them.
 func (r *Replica) due(ctx context.Context, tx *tx, places []sinks.Place, limit int) ([]*ledger.OpenedCase, error) {
-	var refs [][]byte
-	burst := map[ledger.Ref]bool{}
-	query := strings.Replace(sqlDue, "{parts}", inParts("p", ledger.PartsOf(places)), 1)
-	window := r.cfg.Breaker.Window.Microseconds()
-	args := []any{window, window, r.cfg.Breaker.NewCases, tx.now, limit}
-	err := eachRow(ctx, tx, r.ledger.sql(query), args, func(rows *sql.Rows) error {
-		var ref []byte
-		var more bool
-		if err := rows.Scan(&ref, &more); err != nil {
-			return err
-		}
-		refs, burst[ledger.Ref(ref)] = append(refs, ref), more
-		return nil
-	})
+	refs, err := r.refsOf(ctx, tx, strings.Replace(sqlDue, "{parts}", inParts("p", ledger.PartsOf(places)), 1), tx.now, limit)
 	if err != nil || len(refs) == 0 {
 		return nil, err
 	}
 	var out []*ledger.OpenedCase
-	query = r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot FROM ` + caseTables + ` WHERE ` + dueCase + lockRows)
+	var opened []time.Time
+	query := r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot, p.opened_at FROM ` + caseTables + ` WHERE ` + dueCase + lockRows)
 	err = eachRow(ctx, tx, query, []any{refsJSON(refs)}, func(rows *sql.Rows) error {
 		var released, snapshot bool
-		c, err := scanCase(rows, &released, &snapshot)
+		var at time.Time
+		c, err := scanCase(rows, &released, &snapshot, &at)
 		if err != nil {
 			return err
 		}
 		c.Released, c.Snapshot = released, snapshot
-		if burst[c.Ref] {
-			c.Burst = r.cfg.Breaker.NewCases + 1
-		}
-		out = append(out, c)
+		out, opened = append(out, c), append(opened, at)
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	known := map[time.Time]int{} // many are of one batch
+	for i, c := range out {
+		n, ok := known[opened[i]]
+		if !ok && !c.Released && !c.Snapshot {
+			if n, err = r.burst(ctx, tx, opened[i]); err != nil {
+				return nil, err
+			}
+			known[opened[i]] = n
+		}
+		c.Burst = n
+	}
+	return out, nil
+}
+
+// burst counts the cases that were opened around a time, up to one more than the breaker allows; fewer are 0.
+func (r *Replica) burst(ctx context.Context, tx *tx, opened time.Time) (n int, err error) {
+	allowed, window := r.cfg.Breaker.NewCases, r.cfg.Breaker.Window
+	err = eachPlace(ctx, tx, r.ledger.sql(sqlBurst), []any{opened.Add(-window), opened.Add(window), allowed}, func(int) { n = allowed + 1 })
+	return n, err
 }
 
 // awaitRelease leaves cases at the breaker until somebody releases them.
