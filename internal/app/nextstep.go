@@ -20,14 +20,15 @@ func NextStep(code string) string {
 	if step := nextSteps[code]; step != "" {
 		return step
 	}
+	number, mysql := strings.CutPrefix(code, "mysql_")
 	switch {
-	case slices.Contains(mysqlPrivilege, code), code == "42501":
+	case slices.Contains(mysqlPrivilege, number), code == "42501":
 		return "a privilege is missing: `lethe check --fix-sql` prints the GRANT; then `lethe release CASE` if the case has failed"
-	case slices.Contains(mysqlMapping, code):
+	case slices.Contains(mysqlMapping, number):
 		return stepMapping
-	case slices.Contains(mysqlPasses, code):
+	case slices.Contains(mysqlPasses, number):
 		return ""
-	case len(code) == mysqlLength && strings.Trim(code, "0123456789") == "":
+	case mysql:
 		return stepValue
 	case len(code) != sqlstateLength:
 		return ""
@@ -42,9 +43,6 @@ func NextStep(code string) string {
 const (
 	stepValue   = "the replica refuses a value (a constraint, a trigger): mend it, then `lethe release CASE` if the case has failed"
 	stepMapping = "the replica's tables are not those of the mapping: `lethe check` names the difference; then `lethe release CASE` if the case has failed"
-
-	// mysqlLength is the length of the number of a MySQL or MariaDB error, which stands where PostgreSQL has an SQLSTATE.
-	mysqlLength = 4
 )
 
 // The numbers of MySQL and MariaDB for a privilege that is missing, for a table or column that is, and for what passes by

@@ -16,12 +16,12 @@ func TestCasesWithoutWaitSayWhatKeepsThemBack(t *testing.T) {
 			t.Errorf("%+v waits for %q, want %q", c, got, want)
 		}
 	}
-	for _, code := range []string{"unmapped_columns", "gap_open", "residual_values", "restored", "23505", "42501", "42703", "1142", "1146", "3819", "4025"} {
+	for _, code := range []string{"unmapped_columns", "gap_open", "residual_values", "restored", "23505", "42501", "42703", "mysql_1142", "mysql_1146", "mysql_3819", "mysql_4025"} {
 		if app.NextStep(code) == "" {
 			t.Errorf("no next step for %s", code)
 		}
 	}
-	if app.NextStep("") != "" || app.NextStep("08006") != "" || app.NextStep("1213") != "" {
+	if app.NextStep("") != "" || app.NextStep("08006") != "" || app.NextStep("mysql_1213") != "" {
 		t.Error("a next step where there is none")
 	}
 }

@@ -69,9 +69,16 @@ func (w *world) launch(env []string, roles ...string) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	line, readErr := bufio.NewReader(stdout).ReadString('\n')
+	said := bufio.NewReader(stdout)
+	line, readErr := said.ReadString('\n')
 	p.addr = strings.TrimSpace(line)
+	rest, err := os.Create(log + ".stdout") // where a library may print what it should not
+	if err != nil {
+		return nil, err
+	}
 	go func() {
+		_, _ = io.Copy(rest, said) // ends with the process
+		_ = rest.Close()
 		p.err = p.cmd.Wait()
 		_ = stdin.Close() // nothing is written to it
 		close(p.ended)
