@@ -215,10 +215,12 @@ func (in *inspection) unseenColumns(ctx context.Context, t *catalogTable, column
 			continue
 		}
 		err := in.each(ctx, "SELECT "+quoteName(col)+" FROM "+t.quoted()+" WHERE 1 = 0", func([]sql.NullString) {})
+		// Who has REFERENCES sees every column that there is: the server's no is then about one that there is not.
+		shown := len(in.grants.lacks("REFERENCES", t.database, t.name, col)) == 0
 		switch number := pii.MySQLNumber(err); {
-		case number == columnDenied || number == tableDenied:
+		case (number == columnDenied || number == tableDenied) && !shown:
 			hidden = append(hidden, col)
-		case number == unknownColumn || err == nil:
+		case number == columnDenied || number == tableDenied || number == unknownColumn || err == nil:
 			in.add(SeverityError, CodeColumnMissing, object, "the mapped column does not exist; correct the mapping")
 		default:
 			return fmt.Errorf("reading table %s: %w", t.full(), err)

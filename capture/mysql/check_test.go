@@ -218,6 +218,18 @@ func TestCheckNamesEachFaultOfATable(t *testing.T) {
 	})
 }
 
+// A login that sees every column is refused one that does not exist, as one that it may not read: no grant mends that.
+func TestCheckKnowsAColumnThatIsGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, server *testenv.MySQL) {
+		c := newChecked(t, server, map[string]TableNeeds{"plain": {Columns: []string{"id", "hidden", "gone"}}},
+			"CREATE TABLE plain (id INT PRIMARY KEY, hidden INT)", "CREATE USER ~", "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO ~")
+		server.Exec(t, c.db, heartbeatSQL(c.options.Heartbeat)...)
+		server.Exec(t, c.db, "GRANT SELECT, UPDATE ON "+quoteTable(c.options.Heartbeat)+" TO "+c.user, "GRANT SELECT (id) ON plain TO "+c.user,
+			"GRANT REFERENCES ON "+c.db+".* TO "+c.user)
+		c.expect(t, c.check(t), "error column_missing plain.gone", "error table_denied plain")
+	})
+}
+
 func TestCheckWalksTheForeignKeys(t *testing.T) {
 	customer := TableNeeds{Columns: []string{"id"}, SubjectColumns: []string{"id"}, ReadsDelete: true}
 	child := TableNeeds{Columns: []string{"id", "customer", "channel"}, SubjectColumns: []string{"customer"}, ReadsDelete: true}
