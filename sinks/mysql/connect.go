@@ -57,13 +57,15 @@ func newConnector(c *driversql.Config, s Session) (*connector, error) {
 // how a statement is read (ANSI_QUOTES, PIPES_AS_CONCAT, NO_BACKSLASH_ESCAPES) is off, whatever the server's default.
 const sqlMode = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
-// sessionSQL are the statements that set up a session. The comments hold what only one of the two servers knows: MariaDB
+// sessionSQL are the statements that set up a session. Where a server's own completion_type chains, a connection would go back
+// to the pool inside the next transaction; its sql_select_limit would leave rows away, and say nothing. The comments hold what only one of the two servers knows: MariaDB
 // bounds every statement, MySQL those that only read.
 func sessionSQL(s Session) []string {
 	lock := max(1, int((s.LockTimeout+time.Second-1)/time.Second))
 	return []string{
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-		fmt.Sprintf("SET SESSION time_zone = '+00:00', sql_mode = '%s', autocommit = 1, sql_safe_updates = 0, foreign_key_checks = 1, "+
+		fmt.Sprintf("SET SESSION time_zone = '+00:00', sql_mode = '%s', autocommit = 1, completion_type = 0, "+
+			"sql_select_limit = 18446744073709551615, sql_safe_updates = 0, foreign_key_checks = 1, "+
 			"unique_checks = 1, innodb_lock_wait_timeout = %d, lock_wait_timeout = %d "+
 			"/*M! , max_statement_time = %.3f */ /*!80000 , max_execution_time = %d */",
 			sqlMode, lock, lock, s.StatementTimeout.Seconds(), s.StatementTimeout.Milliseconds()),
