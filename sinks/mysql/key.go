@@ -179,6 +179,8 @@ func (c *column) text(expression string) string {
 		expression = `CONCAT(CHAR(92, 120 USING utf8mb4), LOWER(HEX(` + expression + `)))`
 	case c.base == "bit":
 		expression = "CAST(" + expression + " + 0 AS CHAR CHARACTER SET utf8mb4)"
+	case c.base == "float": // of its own it prints six digits, which are not all
+		expression = "CAST(" + expression + " + 0e0 AS CHAR CHARACTER SET utf8mb4)"
 	case c.charset == "":
 		expression = "CAST(" + expression + " AS CHAR CHARACTER SET utf8mb4)"
 	default:
@@ -193,7 +195,7 @@ func (c *column) fromText(parameter string) string {
 	case c.category == categoryBinary:
 		return "UNHEX(SUBSTR(" + parameter + ", 3))"
 	case c.base == "bit":
-		return "CAST(" + parameter + " AS UNSIGNED)"
+		return "CAST(CAST(" + parameter + " AS CHAR) AS UNSIGNED)" // MySQL takes a parameter of its own for a signed number
 	}
 	return parameter
 }
@@ -256,8 +258,9 @@ func (m *Mapping) audienceOf() string {
 }
 
 // inAudience returns the condition that a person of w is in the audience. As a list that is looked into, and not as a join:
-// the server then runs the query once and makes an index of it. Equal texts have the same length too, because the collation
-// overlooks blanks at the end.
+// the server then runs the query once and makes an index of it. Texts are compared under the key's collation, as those that
+// refer to it are: the query may read them from a table whose foreign key spells them otherwise, and no two persons have keys
+// that resemble each other, because a unique index says so.
 func (m *Mapping) inAudience() string {
 	of := " FROM " + m.audienceOf() + ")"
 	switch {
@@ -269,6 +272,8 @@ func (m *Mapping) inAudience() string {
 		return "w.k IN (SELECT CAST(a.k AS " + m.key.keyType() + ")" + of
 	case m.key.category == categoryBinary:
 		return "UNHEX(w.k) IN (SELECT a.k" + of
+	case m.key.charset == "":
+		return "w.k IN (SELECT CONVERT(a.k USING utf8mb4) COLLATE utf8mb4_bin" + of
 	}
-	return "(w.k, CHAR_LENGTH(w.k)) IN (SELECT CONVERT(a.k USING utf8mb4) COLLATE utf8mb4_bin, CHAR_LENGTH(CONVERT(a.k USING utf8mb4))" + of
+	return collated("w.k", m.key) + " IN (SELECT CONVERT(a.k USING " + m.key.charset + ") COLLATE " + m.key.collation + of
 }
