@@ -58,8 +58,8 @@ func newConnector(c *driversql.Config, s Session) (*connector, error) {
 const sqlMode = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
 // sessionSQL are the statements that set up a session. Where a server's own completion_type chains, a connection would go back
-// to the pool inside the next transaction; its sql_select_limit would leave rows away, and say nothing. The comments hold what only one of the two servers knows: MariaDB
-// bounds every statement, MySQL those that only read.
+// to the pool inside the next transaction; its sql_select_limit would leave rows away, and say nothing. The comments hold what
+// only one of the two servers knows: MariaDB bounds every statement, MySQL those that only read.
 func sessionSQL(s Session) []string {
 	lock := max(1, int((s.LockTimeout+time.Second-1)/time.Second))
 	return []string{
