@@ -174,6 +174,13 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 		if err == nil {
 			err = errors.New("the source ended its stream without an error")
 		}
+		if IsPermanent(err) && !panicked(err) {
+			// Nobody reads on before a person has acted, perhaps under another mapping, which the log in front of this place may
+			// not fit: what was read up to here must not have to be read again. What Kafka does not take now is read again.
+			if late := s.stopGracefully(work); late != nil {
+				s.p.log.Warn().Err(late).Msg("capture stops without the acknowledgement of all that was read")
+			}
+		}
 	case err = <-failed:
 	case gap := <-s.p.reports:
 		err = gap
@@ -238,6 +245,12 @@ func panicText(v any) string {
 		return "panic: " + e.Error()
 	}
 	return fmt.Sprintf("panic with a value of type %v", reflect.TypeOf(v))
+}
+
+// panicked reports whether an error was a panic, after which nothing in memory is to be trusted.
+func panicked(err error) bool {
+	var stop *StopError
+	return errors.As(err, &stop) && stop.Cause == "panic"
 }
 
 // callers are the functions on the stack above the panic, without arguments.

@@ -582,6 +582,33 @@ func TestTruncateOpensAGapAndStreamingGoesOn(t *testing.T) {
 	})
 }
 
+// TestWhatWasReadBeforeAStopIsCheckpointed: the mapping may have to be changed before anybody reads on, and the log in front
+// of the place may not fit the new one.
+func TestWhatWasReadBeforeAStopIsCheckpointed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for _, subject := range []string{"s1", "s2", "s3", "never"} {
+			w.add(subject)
+		}
+		w.sourceErrs[3] = &StopError{Op: "decoding", Cause: "decode"}
+		w.onPublish = func(n int) (int, error) {
+			if n <= 2 {
+				return 0, errors.New("no leader") // Kafka has nothing yet when the source has ended
+			}
+			return partitions, nil
+		}
+		p := w.pipeline()
+		stop := w.run(p)
+		w.until("capture has stopped", func() bool { return p.Status().State == StateStopped })
+		if want := w.script[2].tx.Position; w.saved.Position != want || w.acked != want {
+			t.Errorf("the checkpoint is at %s, acknowledged is %s; read was %s", w.saved.Position, w.acked, want)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestReportedGapOpensOnceAndCaptureGoesOn: the watch of the source finds it again and again, wherever capture is by then.
 func TestReportedGapOpensOnceAndCaptureGoesOn(t *testing.T) {
 	for _, cause := range []string{GapDropped, GapPublication} {
