@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"database/sql"
 	"fmt"
 	"os"
@@ -130,32 +131,36 @@ func (w *world) mysqlLedger(db *database) map[string][]byte {
 	}
 	out := map[string][]byte{}
 	for _, table := range tables {
-		rows, err := db.pool.QueryContext(w.ctx, "select * from "+table) //nolint:gosec // a name of our own
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		names, err := rows.Columns()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		var text strings.Builder
-		cells, into := make([]sql.RawBytes, len(names)), make([]any, len(names))
-		for i := range cells {
-			into[i] = &cells[i]
-		}
-		for rows.Next() {
-			if err := rows.Scan(into...); err != nil {
-				w.t.Fatal(err)
-			}
-			fmt.Fprintf(&text, "%s\n", cells)
-		}
-		if err := rows.Close(); err != nil {
-			w.t.Fatal(err)
-		}
-		if err := rows.Err(); err != nil {
-			w.t.Fatal(err)
-		}
-		out[table] = []byte(text.String())
+		out[table] = w.tableText(db, table)
 	}
 	return out
+}
+
+// tableText returns every value of a table.
+func (w *world) tableText(db *database, table string) []byte {
+	w.t.Helper()
+	rows, err := db.pool.QueryContext(w.ctx, "select * from "+table)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer rows.Close()
+	names, err := rows.Columns()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var text bytes.Buffer
+	cells, into := make([]sql.RawBytes, len(names)), make([]any, len(names))
+	for i := range cells {
+		into[i] = &cells[i]
+	}
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			w.t.Fatal(err)
+		}
+		fmt.Fprintf(&text, "%s\n", cells)
+	}
+	if err := rows.Err(); err != nil {
+		w.t.Fatal(err)
+	}
+	return text.Bytes()
 }

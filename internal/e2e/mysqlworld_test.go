@@ -127,7 +127,10 @@ func (w *world) mysqlScript(db *database, file, database string, change func(str
 	}
 	script := change(string(text))
 	for _, r := range [][2]string{
-		{"`" + database + "`.*", "`" + strings.ReplaceAll(db.name, "_", `\_`) + "`.*"}, {"`" + database + "`.", "`" + db.name + "`."}, {"`lethe`@", "`" + db.run + "`@"}, {"`lethe_owner`@", "`" + db.owner + "`@"},
+		{"`" + database + "`.*", "`" + strings.ReplaceAll(db.name, "_", `\_`) + "`.*"},
+		{"`" + database + "`.", "`" + db.name + "`."},
+		{"`lethe`@", "`" + db.run + "`@"},
+		{"`lethe_owner`@", "`" + db.owner + "`@"},
 		{"`lethe_verify`@", "`" + db.verify + "`@"},
 	} {
 		script = strings.ReplaceAll(script, r[0], r[1])
