@@ -35,6 +35,7 @@ deps: ## Install the servers and tools that the tests need
 .PHONY: test
 test: deps ## Run every test under the race detector, on real servers (PKG=./...)
 	$(GO) vet $(PKG)
+	$(GO) test -run DoesNotAllocate ./schema ./internal/keys
 	$(SERVERS) $(GO) test -race -timeout 15m -p $(P) $(PKG)
 
 .PHONY: test-short

@@ -14,6 +14,7 @@ import (
 	"lethe/config"
 	"lethe/internal/keys"
 	"lethe/internal/pii"
+	"lethe/sinks/ledger"
 	sinkspg "lethe/sinks/postgres"
 )
 
@@ -151,7 +152,7 @@ func (p *postgresReplica) checkVerifyLogin(ctx context.Context) ([]Finding, erro
 	return nil, nil
 }
 
-func fromPostgresReplica(list []sinkspg.Finding) []Finding {
+func fromPostgresReplica(list []ledger.Finding) []Finding {
 	out := make([]Finding, len(list))
 	for i, f := range list {
 		out[i] = Finding{Code: f.Code, Severity: Severity(f.Severity), Object: f.Object, Message: f.Message, Fix: statement(f.FixSQL)}
@@ -174,7 +175,7 @@ func (p *postgresReplica) setup(ctx context.Context, ownerDSN, role string, o *S
 	if missing, err := setupPostgresRole(ctx, conn, where, role, o.DryRun, r); err != nil || missing {
 		return err
 	}
-	look := func() ([]sinkspg.Finding, error) { return sinkspg.Check(ctx, conn, p.checkOptions(role)) }
+	look := func() ([]ledger.Finding, error) { return sinkspg.Check(ctx, conn, p.checkOptions(role)) }
 	findings, err := look()
 	if err != nil {
 		return err
@@ -223,13 +224,13 @@ func setupPostgresRole(ctx context.Context, conn *pgx.Conn, where, role string, 
 }
 
 // setupPostgresLedger makes Lethe's own tables and activates the mapping, and tells only what that changed.
-func setupPostgresLedger(ctx context.Context, conn *pgx.Conn, o sinkspg.SetupOptions, where string, before []sinkspg.Finding, r *SetupReport) error {
+func setupPostgresLedger(ctx context.Context, conn *pgx.Conn, o sinkspg.SetupOptions, where string, before []ledger.Finding, r *SetupReport) error {
 	_, err := sinkspg.Setup(ctx, conn, o)
 	if err != nil {
 		return err
 	}
 	has := func(code string) bool {
-		return slices.ContainsFunc(before, func(f sinkspg.Finding) bool { return f.Code == code })
+		return slices.ContainsFunc(before, func(f ledger.Finding) bool { return f.Code == code })
 	}
 	r.activated(where, has(codeLedger), has(codeDigest))
 	return nil
@@ -237,7 +238,7 @@ func setupPostgresLedger(ctx context.Context, conn *pgx.Conn, o sinkspg.SetupOpt
 
 // grantMissing gives the run role what it lacks on mapped tables. An owner of Lethe's tables alone may not do that: then
 // the findings stay.
-func grantMissing(ctx context.Context, conn *pgx.Conn, where string, findings []sinkspg.Finding, r *SetupReport) (granted bool) {
+func grantMissing(ctx context.Context, conn *pgx.Conn, where string, findings []ledger.Finding, r *SetupReport) (granted bool) {
 	for _, f := range findings {
 		if f.Code != codePrivilege || !strings.HasPrefix(f.FixSQL, "GRANT ") {
 			continue

@@ -374,21 +374,6 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 }
 
-func TestHotPathDoesNotAllocate(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector empties pools")
-	}
-	ring := open(t, folder(t), RoleCapture)
-	dst, out, data, aad := make([]byte, 0, 256), new([32]byte), make([]byte, 64), make([]byte, 300)
-	p, s := ring.Subject(), ring.Seal()
-	if n := testing.AllocsPerRun(200, func() { p.Compute(out, data) }); n > 0 {
-		t.Errorf("PRF: %v allocations", n)
-	}
-	if n := testing.AllocsPerRun(200, func() { _, _ = s.AppendSeal(dst, data, aad) }); n > 0 {
-		t.Errorf("AppendSeal: %v allocations", n)
-	}
-}
-
 func BenchmarkPRF(b *testing.B) {
 	p, out, data := open(b, folder(b), RoleCapture).Subject(), new([32]byte), make([]byte, 80)
 	b.ReportAllocs()

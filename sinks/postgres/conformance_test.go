@@ -37,7 +37,7 @@ type instance struct{ *world }
 // Open implements sinktest.Instance.
 func (i *instance) Open() sinks.Replica {
 	r, err := New(Options{
-		Name: "marketing", Source: "crm", Config: i.cfg, Pool: i.pool, Seal: i.keys, Pseudonym: prf("marketing"), Signer: i.keys,
+		Name: "marketing", Source: "crm", Config: i.cfg, Pool: i.pool, Seal: i.keys, Pseudonym: sinktest.PRF("marketing"), Signer: i.keys,
 		MappingDigest: i.cfg.Digest(), Version: "test", Logger: zerolog.Nop(),
 		LockTimeout: 2 * time.Second, StatementTimeout: 10 * time.Second, RecheckFirst: 200 * time.Millisecond,
 	})

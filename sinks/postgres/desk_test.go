@@ -3,7 +3,6 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"lethe/config"
 	"lethe/schema"
 	"lethe/sinks/ledger"
+	"lethe/sinks/sinktest"
 )
 
 func TestPlanCountsAndChangesNothing(t *testing.T) {
@@ -203,30 +203,9 @@ func TestGaugesTellWhatTheLedgerHolds(t *testing.T) {
 	}
 }
 
-// rotating seals as Tink does: every ciphertext begins with the id of its key.
-type rotating struct {
-	*keyring
-	id    uint32
-	known []uint32
-}
-
-var errUnknown = errors.New("unknown key")
-
-func (k *rotating) AppendSeal(dst, plain, ad []byte) ([]byte, error) {
-	dst = binary.BigEndian.AppendUint32(append(dst, ledger.SealPrefix), k.id)
-	return k.keyring.AppendSeal(dst, plain, ad)
-}
-
-func (k *rotating) Open(sealed, ad []byte) ([]byte, error) {
-	if len(sealed) < ledger.SealIDSize || !slices.Contains(k.known, binary.BigEndian.Uint32(sealed[1:])) {
-		return nil, errUnknown
-	}
-	return k.keyring.Open(sealed[ledger.SealIDSize:], ad)
-}
-
 func TestRotationSealsRowsAgain(t *testing.T) {
 	w := newWorld(t, 15)
-	seal := &rotating{keyring: w.keys, id: 7, known: []uint32{7}}
+	seal := &sinktest.Rotating{Keys: w.keys, ID: 7, Known: []uint32{7}}
 	w.r.core.Seal = seal
 	w.person(1, 2, 3)
 	w.apply(w.event(1, consent("newsletter", schema.ConsentGiven)), w.event(2, consent("newsletter", schema.ConsentGiven)))
@@ -238,7 +217,7 @@ func TestRotationSealsRowsAgain(t *testing.T) {
 	if n, _, err := desk.SealedUnder(w.ctx, 7, keyID); err != nil || n != 2 {
 		t.Fatalf("%d rows under key 7 (%v), want 2", n, err)
 	}
-	seal.id, seal.known = 8, []uint32{8, 7}
+	seal.ID, seal.Known = 8, []uint32{8, 7}
 	w.r.reseal = ledger.ResealRounds{}
 	w.runDue()
 	if n, _, err := desk.SealedUnder(w.ctx, 7, keyID); err != nil || n != 0 {
@@ -247,7 +226,7 @@ func TestRotationSealsRowsAgain(t *testing.T) {
 	if n, _, err := desk.SealedUnder(w.ctx, 8, keyID); err != nil || n != 2 {
 		t.Errorf("%d rows under key 8 (%v), want 2", n, err)
 	}
-	seal.known = []uint32{8}
+	seal.Known = []uint32{8}
 	ref := w.r.core.Ref(w.ids.SubjectRef(crmKey(2)))
 	var sealed []byte
 	if err := w.admin.QueryRow(w.ctx, `SELECT sealed_key FROM lethe.subject WHERE ref = $1`, ref[:]).Scan(&sealed); err != nil {

@@ -2,17 +2,9 @@ package postgres
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/ed25519"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
-	"hash"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +17,7 @@ import (
 	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/ledger"
+	"lethe/sinks/sinktest"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -80,71 +73,6 @@ func marketing() *config.Replica {
 	}
 }
 
-// keyring is a set of test keys.
-type keyring struct {
-	seal cipher.AEAD
-	sign ed25519.PrivateKey
-}
-
-func newKeyring(tb testing.TB) *keyring {
-	tb.Helper()
-	block, err := aes.NewCipher(make([]byte, 32))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	seal, err := cipher.NewGCM(block)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	_, sign, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &keyring{seal: seal, sign: sign}
-}
-
-func (k *keyring) AppendSeal(dst, plain, ad []byte) ([]byte, error) {
-	nonce := make([]byte, k.seal.NonceSize())
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, err
-	}
-	return k.seal.Seal(append(dst, nonce...), nonce, plain, ad), nil
-}
-
-func (k *keyring) Open(sealed, ad []byte) ([]byte, error) {
-	n := k.seal.NonceSize()
-	if len(sealed) < n {
-		return nil, fmt.Errorf("too short")
-	}
-	return k.seal.Open(nil, sealed[:n], sealed[n:], ad)
-}
-
-func (k *keyring) Sign(data []byte) (uint32, []byte, error) {
-	return 1, ed25519.Sign(k.sign, data), nil
-}
-
-// Verify implements schema.Verifier.
-func (k *keyring) Verify(_ string, keyID uint32, data, signature []byte) error {
-	if keyID != 1 || !ed25519.Verify(k.sign.Public().(ed25519.PublicKey), data, signature) {
-		return fmt.Errorf("bad signature")
-	}
-	return nil
-}
-
-// prf is HMAC under a key that is its text, with the hash at hand, as the product's.
-type prf string
-
-var hashes sync.Map // prf → *sync.Pool
-
-func (p prf) Compute(dst *[32]byte, data []byte) {
-	pool, _ := hashes.LoadOrStore(p, &sync.Pool{New: func() any { return hmac.New(sha256.New, []byte(p)) }})
-	h := pool.(*sync.Pool).Get().(hash.Hash)
-	h.Reset()
-	h.Write(data)
-	h.Sum(dst[:0])
-	pool.(*sync.Pool).Put(h)
-}
-
 // world is one replica database with its ledger, a run role without DDL rights, and a log of one test's events.
 type world struct {
 	testing.TB
@@ -155,7 +83,7 @@ type world struct {
 	admin  *pgx.Conn
 	pool   *pgxpool.Pool
 	cfg    *config.Replica
-	keys   *keyring
+	keys   *sinktest.Keys
 	ids    *schema.Identifiers
 	r      *Replica
 	places map[int32]sinks.Place
@@ -172,8 +100,8 @@ func newWorld(tb testing.TB, version int, change ...func(*config.Replica)) *worl
 func newWorldOn(tb testing.TB, server *testenv.Postgres, change ...func(*config.Replica)) *world {
 	tb.Helper()
 	w := &world{
-		TB: tb, ctx: tb.Context(), pg: server, cfg: marketing(), keys: newKeyring(tb),
-		ids: schema.NewIdentifiers(prf("subject"), "crm"), places: map[int32]sinks.Place{}, parts: 4,
+		TB: tb, ctx: tb.Context(), pg: server, cfg: marketing(), keys: sinktest.NewKeys(tb),
+		ids: schema.NewIdentifiers(sinktest.PRF("subject"), "crm"), places: map[int32]sinks.Place{}, parts: 4,
 	}
 	for _, f := range change {
 		f(w.cfg)
@@ -212,7 +140,7 @@ func (w *world) setup() {
 func (w *world) replica() *Replica {
 	w.Helper()
 	r, err := New(Options{
-		Name: "marketing", Source: "crm", Config: w.cfg, Pool: w.pool, Seal: w.keys, Pseudonym: prf("marketing"), Signer: w.keys,
+		Name: "marketing", Source: "crm", Config: w.cfg, Pool: w.pool, Seal: w.keys, Pseudonym: sinktest.PRF("marketing"), Signer: w.keys,
 		MappingDigest: w.cfg.Digest(), Version: "test", Logger: zerolog.New(zerolog.NewTestWriter(w.TB)),
 		LockTimeout: 2 * time.Second, StatementTimeout: 10 * time.Second,
 	})

@@ -26,6 +26,13 @@ func installGCC(ctx context.Context) error {
 	return errors.Join(aptInstall(ctx, "gcc"), aptInstall(ctx, "libc6-dev"))
 }
 
+func haveSystemd() bool {
+	_, err := exec.LookPath("systemd-analyze")
+	return err == nil
+}
+
+func installSystemd(ctx context.Context) error { return aptInstall(ctx, "systemd") }
+
 func havePostgres(version int) func() bool {
 	return func() bool {
 		_, err := testenv.PostgresBin(version)

@@ -1,8 +1,8 @@
 // Command testdeps installs what the tests need and is not there yet: a C
-// compiler for the race detector, PostgreSQL 15 and 18, MariaDB, MySQL 9, Java
-// and Apache Kafka.
+// compiler for the race detector, PostgreSQL 15 and 18, MariaDB, MySQL 9, Java,
+// Apache Kafka, and systemd-analyze, which reads the unit of deploy/.
 //
-//	go run ./internal/tools/testdeps [-only gcc,postgres,postgres18,mariadb,mysql,kafka]
+//	go run ./internal/tools/testdeps [-only gcc,postgres,postgres18,mariadb,mysql,kafka,systemd]
 //
 // Packages come from the distribution through apt-get, which takes root or
 // sudo; everything else is resolved with Maven, or taken out of packages that
@@ -47,11 +47,12 @@ func dependencies() []dependency {
 		{name: "mariadb", have: haveMySQL(testenv.MariaDB), install: installMariaDB, optional: true},
 		{name: "mysql", have: haveMySQL(testenv.MySQLServer), install: installMySQL, optional: true},
 		{name: "kafka", have: haveKafka, install: installKafka},
+		{name: "systemd", have: haveSystemd, install: installSystemd, optional: true},
 	}
 }
 
 func main() {
-	only := flag.String("only", "", "install these alone, comma-separated: gcc, postgres, postgres18, mariadb, mysql, kafka")
+	only := flag.String("only", "", "install these alone, comma-separated: gcc, postgres, postgres18, mariadb, mysql, kafka, systemd")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, *only)
