@@ -14,13 +14,15 @@ import (
 type Op uint8
 
 // The operations. OpMessage is a logical message in the log (a heartbeat); its content is in Change.Message. OpTruncate is
-// a change of a whole table that the log does not carry row by row; what it was is in Change.Lost.
+// a change of a whole table that the log does not carry row by row; what it was is in Change.Lost. OpRead is no change: a
+// pass has read the row as it is now, all of it is in Change.New.
 const (
 	OpInsert Op = iota + 1
 	OpUpdate
 	OpDelete
 	OpTruncate
 	OpMessage
+	OpRead
 )
 
 func (o Op) String() string {
@@ -35,6 +37,8 @@ func (o Op) String() string {
 		return "truncate"
 	case OpMessage:
 		return "message"
+	case OpRead:
+		return "read"
 	}
 	return fmt.Sprintf("op(%d)", uint8(o))
 }

@@ -31,7 +31,7 @@ type binding struct {
 // rulesOf returns the rules that an operation can concern.
 func (b *binding) rulesOf(op capture.Op) []rule {
 	switch op {
-	case capture.OpInsert:
+	case capture.OpInsert, capture.OpRead:
 		return b.insert
 	case capture.OpUpdate:
 		return b.update

@@ -106,7 +106,7 @@ func (r *consentRule) apply(x *row, out []Draft) ([]Draft, error) {
 	switch {
 	case x.c.Op == capture.OpDelete:
 		return r.invalidate(x, out, RuleConsentDelete)
-	case x.c.Op == capture.OpInsert:
+	case x.isNew():
 		return r.insert(x, out)
 	case x.same(r.all):
 		return out, nil

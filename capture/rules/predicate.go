@@ -134,10 +134,10 @@ func (p *predicate) holds(x *row, img image) (bool, error) {
 	return result, nil
 }
 
-// read returns what an input holds. The old row of an INSERT is NULL in every column.
+// read returns what an input holds. The old row of an INSERT, and of a row that a pass reads, is NULL in every column.
 func (p *predicate) read(x *row, in *input, img image) (capture.Value, error) {
 	if in.old {
-		if x.c.Op == capture.OpInsert {
+		if x.isNew() {
 			return capture.Value{State: capture.Null}, nil
 		}
 		img = before

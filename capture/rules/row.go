@@ -152,11 +152,14 @@ func equal(a, b capture.Value) bool {
 	return a.State == b.State && (a.State != capture.Present || bytes.Equal(a.Text, b.Text))
 }
 
-// arrives reports whether the row is new to its subject: an INSERT, or an UPDATE that gave it another owner. Then the old
-// image says nothing about the subject of the new one.
+// isNew reports whether there is no old row: it was inserted, or a pass reads it as it is.
+func (x *row) isNew() bool { return x.c.Op == capture.OpInsert || x.c.Op == capture.OpRead }
+
+// arrives reports whether the row is new to its subject: an INSERT, a row read by a pass, or an UPDATE that gave it another
+// owner. Then the old image says nothing about the subject of the new one.
 func (x *row) arrives() bool {
 	switch x.c.Op {
-	case capture.OpInsert:
+	case capture.OpInsert, capture.OpRead:
 		return true
 	case capture.OpUpdate:
 		return x.c.Old != nil && x.knownBefore(x.b.subject) && !x.same(x.b.subject)

@@ -55,7 +55,7 @@ func (r *objectionRule) apply(x *row, out []Draft) ([]Draft, error) {
 		state = 1
 	}
 	r.body = schema.Objection{Raised: raised, Scope: r.scope}
-	news := news{rule: RuleObjection, remember: r.remember, state: state, told: told, silent: x.arrived && !raised, own: r.own}
+	news := news{rule: RuleObjection, remember: r.remember, state: state, told: told, silent: x.silent(raised, r.own), own: r.own}
 	return x.restate(out, &r.body, news)
 }
 
@@ -122,7 +122,7 @@ func (r *restrictedRule) apply(x *row, out []Draft) ([]Draft, error) {
 	}
 	r.body = is
 	return x.restate(out, &r.body, news{
-		rule: RuleRestricted, remember: RuleRestricted, state: restrictionState(&is), told: told, silent: x.arrived && !is.Imposed, own: r.own,
+		rule: RuleRestricted, remember: RuleRestricted, state: restrictionState(&is), told: told, silent: x.silent(is.Imposed, r.own), own: r.own,
 	})
 }
 
@@ -145,6 +145,13 @@ type news struct {
 	told     bool // the log tells the old state, and it was another one
 	silent   bool // a new row with nothing to say
 	own      bool // the row is the subject's own
+}
+
+// silent reports whether a new row has nothing to say, because it raises nothing and so has nothing to lift. The subject's
+// own row in a pass does lift: what the log lacked is made good by it. Another row in a pass never does, because a second row
+// of the same subject may have raised.
+func (x *row) silent(raised, own bool) bool {
+	return x.arrived && !raised && (x.c.Op != capture.OpRead || !own)
 }
 
 // restate drafts the present state of the row's subject. It is left away where there is nothing to say, and where the old
