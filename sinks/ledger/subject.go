@@ -33,6 +33,9 @@ type Subject struct {
 	Stored []uint64 // where the first of Facts have their rows, in a form of the dialect's own; those behind have none yet
 	Fresh  []int    // places in Facts of those to be written
 
+	// Contacts are the contact points, with the values that they had. They are read only where Set.NeedContacts asks for it.
+	Contacts []Contact
+
 	Dirty    bool // its row must be written
 	Touched  bool // its fold must be written
 	Suppress bool // phase 1 must be done
@@ -141,7 +144,10 @@ func (s *Subject) Find(scope string, contact schema.ContactRef) *sinks.Fact {
 type Set struct {
 	List  []*Subject
 	ByRef map[Ref]*Subject
-	slab  []Subject // those not handed out yet
+	// NeedContacts says that the contact points of the subjects are wanted too. Most batches hold consents that are bound to
+	// none, and do without.
+	NeedContacts bool
+	slab         []Subject // those not handed out yet
 }
 
 // NewSet makes a set for about so many subjects.
