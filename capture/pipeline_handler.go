@@ -143,7 +143,7 @@ func (s *session) emit(op Op, table string, n uint32, d *Draft) error {
 			return s.stop(op, table, "rule", "this is a defect of Lethe: report it with the rule's name", errNoSubject)
 		}
 		ev.SubjectRef = s.refs.get(d.SubjectKey)
-		if d.Body.Type() == schema.TypeSubjectErasure {
+		if t := d.Body.Type(); t == schema.TypeSubjectErasure || t == schema.TypeSourceReport {
 			ev.CaseID = ids.CaseID(ev.SubjectRef)
 		}
 	}

@@ -60,7 +60,7 @@ type shipment struct {
 	unit    Unit
 	mark    mark
 	commits int
-	events  [schema.TypePassMarker + 1]uint32
+	events  [schema.TypeLast + 1]uint32
 	filled  bool // holds at least one record
 	ripe    bool // worth sending although no commit is in it
 }
@@ -68,7 +68,7 @@ type shipment struct {
 func (s *shipment) reset() {
 	s.unit.Reset()
 	s.mark, s.commits = mark{}, 0
-	s.events = [schema.TypePassMarker + 1]uint32{}
+	s.events = [schema.TypeLast + 1]uint32{}
 	s.filled, s.ripe = false, false
 }
 

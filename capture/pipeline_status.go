@@ -62,7 +62,7 @@ func (s *Status) Ready() bool { return s.State == StateStreaming && s.Failing ==
 
 // totals are counted by several goroutines.
 type totals struct {
-	events           [schema.TypePassMarker + 1]atomic.Uint64
+	events           [schema.TypeLast + 1]atomic.Uint64
 	transactions     atomic.Uint64
 	changes          atomic.Uint64
 	units            atomic.Uint64
@@ -151,7 +151,7 @@ func (p *Pipeline) register(r prometheus.Registerer) error {
 			ConstLabels: prometheus.Labels{"source": p.o.Name, "state": string(state)},
 		}, func() float64 { s := p.Status(); return truth(s.State == state) }))
 	}
-	for t := schema.TypeSubjectErasure; t <= schema.TypePassMarker; t++ {
+	for t := schema.TypeSubjectErasure; t <= schema.TypeLast; t++ {
 		v := &p.totals.events[t]
 		list = append(list, prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "lethe_capture_events_total", Help: "Events acknowledged by Kafka.",

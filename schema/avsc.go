@@ -8,10 +8,11 @@ import (
 //go:embed avsc/*.avsc
 var avscFiles embed.FS
 
-// Record numbers of the two that are no events; the events' are their Type.
+// Record numbers of those that are no events; the events' are their Type.
 const (
-	recordReceipt = int(TypePassMarker) + 1 + iota
+	recordReceipt = int(TypeLast) + 1 + iota
 	recordSignedReceipt
+	recordReconsentDue
 	recordCount
 )
 
@@ -27,6 +28,8 @@ func recordName(record int) string {
 		return "Receipt"
 	case recordSignedReceipt:
 		return "SignedReceipt"
+	case recordReconsentDue:
+		return "ReconsentDue"
 	}
 	return typeNames[record]
 }

@@ -226,6 +226,7 @@ func TestEncoderRefuses(t *testing.T) {
 		"kind":                      func(e *Event) { e.Kind = 9 },
 		"channel":                   func(e *Event) { e.Body = &ConsentChange{Channel: canary} },
 		"state":                     func(e *Event) { e.Body = &ConsentChange{Channel: "sms", State: 99} },
+		"aspect":                    func(e *Event) { e.Body = &SourceReport{Aspect: canary} },
 		"no subject":                func(e *Event) { e.SubjectRef = SubjectRef{} },
 		"subject of a heartbeat":    func(e *Event) { e.Body = &Heartbeat{} },
 		"key too long":              func(e *Event) { e.CRMKey = bytes.Repeat([]byte(canary), 10) },
@@ -348,6 +349,50 @@ func TestSignedReceipts(t *testing.T) {
 	s.Signature = s.Signature[:10]
 	if _, err := VerifyReceipt(edVerifier{public}, s); !errors.Is(err, ErrForged) {
 		t.Errorf("a short signature: %v", err)
+	}
+}
+
+func sampleReconsentDue() *ReconsentDue {
+	return &ReconsentDue{
+		Replica: "marketing", SubjectRef: SubjectRef{7}, Purpose: "newsletter", Channel: "sms", Cause: "contact_point_changed", Contact: ContactRef{5},
+		EventID: EventID{1}, Order: NewOrder(1, 1, 0x16B3748, 3), At: commitTime,
+	}
+}
+
+func TestReconsentDue(t *testing.T) {
+	want := sampleReconsentDue()
+	b, err := AppendReconsentDue([]byte("before"), want)
+	if err != nil || !bytes.HasPrefix(b, []byte("before")) {
+		t.Fatalf("%q, %v", b, err)
+	}
+	b = b[len("before"):]
+	golden(t, "reconsent_due", b)
+	got, err := DecodeReconsentDue(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for i := range b {
+		if _, err := DecodeReconsentDue(b[:i]); !errors.Is(err, ErrMalformed) {
+			t.Fatalf("cut at %d: %v", i, err)
+		}
+	}
+	// The two kinds of record on the topic of receipts are told apart by their schema.
+	if _, err := DecodeSignedReceipt(b); !errors.Is(err, ErrUnknownSchema) {
+		t.Errorf("read as a receipt: %v", err)
+	}
+	for name, spoil := range map[string]func(*ReconsentDue){
+		"channel":   func(d *ReconsentDue) { d.Channel = "canary" },
+		"not UTF-8": func(d *ReconsentDue) { d.Cause = "canary\xff" },
+		"too large": func(d *ReconsentDue) { d.Purpose = strings.Repeat("p", MaxMessage) },
+	} {
+		d := sampleReconsentDue()
+		spoil(d)
+		if b, err := AppendReconsentDue([]byte{1}, d); err == nil || len(b) != 1 || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v, %d bytes", name, err, len(b))
+		}
 	}
 }
 

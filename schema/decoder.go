@@ -125,13 +125,13 @@ func parseEvent(value []byte, texts *interner) (p parsed, err error) {
 	if err != nil {
 		return p, err
 	}
-	if record > int(TypePassMarker) {
+	if record > int(TypeLast) {
 		return p, ErrUnknownSchema
 	}
 	r := reader{b: value, off: headerSize, texts: texts}
 	p.ev = new(Event)
 	readHeader(&r, &p.ev.Header)
-	readBody(&r, Type(record), &p) //nolint:gosec // at most TypePassMarker
+	readBody(&r, Type(record), &p) //nolint:gosec // at most TypeLast
 	p.keyOffset = r.off
 	p.sealedKey = r.bytes()
 	if r.bad || r.left() != 0 {
@@ -172,6 +172,7 @@ func readBody(r *reader, t Type, p *parsed) {
 		b.State, b.LegalBasis = ConsentState(r.enum(consentNames)), r.optStr()
 		b.ValidUntil, b.AsOf = r.optTime(), r.optTime()
 		p.sealedField = readSealed(r)
+		b.Method, b.Notice, b.Actor = r.optStr(), r.optStr(), r.optStr()
 		p.ev.Body = b
 	case TypeObjection:
 		p.ev.Body = &Objection{Raised: r.boolean(), Scope: r.str()}
@@ -192,7 +193,12 @@ func readBody(r *reader, t Type, p *parsed) {
 	case TypeHeartbeat:
 		p.ev.Body = &Heartbeat{EmittedAt: r.time()}
 	case TypePassMarker:
-		p.ev.Body = &PassMarker{Begin: r.boolean(), Tables: r.strs()}
+		p.ev.Body = &PassMarker{Begin: r.boolean(), Tables: r.strs(), Full: r.boolean(), Replicas: r.strs()}
+	case TypeSourceReport:
+		p.ev.Body = &SourceReport{
+			Aspect: aspectNames[r.enum(aspectNames)], Satisfied: r.boolean(), Missing: r.strs(),
+			ReceivedAt: r.optTime(), LegalDueAt: r.optTime(), CheckedAt: r.time(),
+		}
 	default:
 		r.fault()
 	}

@@ -27,7 +27,7 @@ func (e *Encoder) Append(dst []byte, ev *Event) ([]byte, error) {
 	if ev.Body != nil {
 		t = ev.Body.Type()
 	}
-	if t < TypeSubjectErasure || t > TypePassMarker {
+	if t < TypeSubjectErasure || t > TypeLast {
 		return dst, fmt.Errorf("encoding event of rule %q: no body of this package's types", ev.Rule)
 	}
 	start := len(dst)
@@ -99,13 +99,16 @@ func (e *Encoder) body(ev *Event) {
 		w.time(b.DecidedAt)
 	case *ConsentChange:
 		w.str("purpose", b.Purpose)
-		e.channel(b.Channel)
+		w.named("channel", channelNames, b.Channel)
 		w.optID((*[16]byte)(&b.Contact))
 		w.enum("state", consentNames, uint8(b.State))
 		w.optStr("legal_basis", b.LegalBasis)
 		w.optTime(b.ValidUntil)
 		w.optTime(b.AsOf)
 		e.sealField(&ev.EventID, "evidence", b.Evidence)
+		w.optStr("indication_method", b.Method)
+		w.optStr("notice_id", b.Notice)
+		w.optStr("entity", b.Actor)
 	case *Objection:
 		w.boolean(b.Raised)
 		w.str("scope", b.Scope)
@@ -133,6 +136,15 @@ func (e *Encoder) body(ev *Event) {
 	case *PassMarker:
 		w.boolean(b.Begin)
 		w.strs("tables", b.Tables)
+		w.boolean(b.Full)
+		w.strs("replicas", b.Replicas)
+	case *SourceReport:
+		w.named("aspect", aspectNames, b.Aspect)
+		w.boolean(b.Satisfied)
+		w.strs("missing", b.Missing)
+		w.optTime(b.ReceivedAt)
+		w.optTime(b.LegalDueAt)
+		w.time(b.CheckedAt)
 	default:
 		w.fail("body", "not one of this package's types")
 	}
@@ -153,14 +165,6 @@ func (e *Encoder) contactPoint(b *ContactPoint) {
 		w.b = append(w.b, k.Value[:]...)
 	}
 	w.end()
-}
-
-func (e *Encoder) channel(s string) {
-	i, err := channelNames.index(s, "channel")
-	if err != nil {
-		e.w.fail("channel", err.Error())
-	}
-	e.w.long(int64(i))
 }
 
 // sealField seals a reference by itself, because it may be read by people who do not read the key. Its associated data binds it

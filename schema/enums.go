@@ -8,6 +8,7 @@ var (
 	typeNames = names{
 		"", "SubjectErasure", "CaseDecision", "ConsentChange", "Objection", "ProcessingRestriction", "ContactPoint",
 		"SubjectMerged", "Gap", "Heartbeat", "PassMarker",
+		"SourceReport",
 	}
 	kindNames     = names{"stream", "snapshot"}
 	phase2Names   = names{"automatic", "on_decision"}
@@ -16,13 +17,14 @@ var (
 		"unknown", "requested", "request_deferred", "given", "renewed_given", "refused", "withdrawn", "revoked",
 		"expired", "invalidated",
 	}
-	contactNames = names{"email", "phone", "postal"}
+	contactNames = names{"email", "phone", "postal", "identity"}
 	receiptNames = names{
 		"planned", "no_match", "ambiguous", "suppressed", "awaiting_release", "held", "failed", "applied", "verified",
 		"resurrected", "cancelled",
 	}
 	evidenceNames = names{"E0", "E1", "E2", "E3", "E4"}
 	channelNames  = names{"email", "sms", "phone_human", "phone_automated", "postal", "push", "social_match"}
+	aspectNames   = names{AspectCompleteness, AspectGate, AspectRequest, AspectRevived}
 )
 
 // Channels are the values of ConsentChange.Channel, and of no other.

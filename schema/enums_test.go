@@ -47,8 +47,8 @@ func TestEnumsHaveTexts(t *testing.T) {
 	checkEnum(t, contactNames, ParseContactKind)
 	checkEnum(t, receiptNames, ParseReceiptState)
 	checkEnum(t, evidenceNames, ParseEvidenceLevel)
-	for i, s := range []fmt.Stringer{TypePassMarker, KindSnapshot, Phase2OnDecision, DecisionRelease, ConsentInvalidated, ContactPostal, ReceiptCancelled, EvidencePhysicallyGone} {
-		if want := []string{"PassMarker", "snapshot", "on_decision", "release", "invalidated", "postal", "cancelled", "E4"}[i]; s.String() != want {
+	for i, s := range []fmt.Stringer{TypeSourceReport, KindSnapshot, Phase2OnDecision, DecisionRelease, ConsentInvalidated, ContactIdentity, ReceiptCancelled, EvidencePhysicallyGone} {
+		if want := []string{"SourceReport", "snapshot", "on_decision", "release", "invalidated", "identity", "cancelled", "E4"}[i]; s.String() != want {
 			t.Errorf("the last constant prints as %s, want %s", s, want)
 		}
 	}
@@ -61,7 +61,7 @@ func TestEnumsHaveTexts(t *testing.T) {
 func TestSymbolsAreTheConstants(t *testing.T) {
 	want := map[string][]string{
 		"EventKind": kindNames, "Phase2": phase2Names, "Decision": decisionNames, "Channel": channelNames, "ConsentState": dpvConsentStates,
-		"ContactKind": contactNames, "EventType": typeSymbols, "ReceiptState": receiptNames, "EvidenceLevel": evidenceNames,
+		"ContactKind": contactNames, "EventType": typeSymbols, "Aspect": aspectNames, "ReceiptState": receiptNames, "EvidenceLevel": evidenceNames,
 	}
 	seen := map[string]bool{}
 	for record := int(TypeSubjectErasure); record < recordCount; record++ {
@@ -112,7 +112,7 @@ func avscFields(t *testing.T, record int) []map[string]any {
 func TestEventsHaveOneHeader(t *testing.T) {
 	const headerFields = 11
 	var header string
-	for record := int(TypeSubjectErasure); record <= int(TypePassMarker); record++ {
+	for record := int(TypeSubjectErasure); record <= int(TypeLast); record++ {
 		fields := avscFields(t, record)
 		b, err := json.Marshal(fields[:headerFields])
 		if err != nil {

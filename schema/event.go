@@ -68,7 +68,11 @@ const (
 	TypeGap
 	TypeHeartbeat
 	TypePassMarker
+	TypeSourceReport
 )
+
+// TypeLast is the highest event type; types are numbered from TypeSubjectErasure to it without a hole.
+const TypeLast = TypeSourceReport
 
 // Phase2 says how the second phase of an erasure starts.
 type Phase2 uint8
@@ -137,6 +141,9 @@ type ConsentChange struct {
 	ValidUntil time.Time // zero: no end
 	AsOf       time.Time // claimed time of the record; zero: not mapped
 	Evidence   []byte    `json:"-"` // reference, in clear here, sealed in Avro; may be nil
+	Method     string    // how it was indicated, a code of the mapping's closed map; empty: not mapped
+	Notice     string    // the notice that was shown, a code; empty: not mapped
+	Actor      string    // who indicated it, a code, never a name; empty: not mapped
 }
 
 // Objection is an objection under Art. 21, raised or lifted.
@@ -154,16 +161,18 @@ type ProcessingRestriction struct {
 // ContactKind is the kind of a contact point.
 type ContactKind uint8
 
-// The kinds of contact points.
+// The kinds of contact points. Identity is no point at which somebody can be reached: it is the name and birth date in the subject's own row,
+// an upsert by that row.
 const (
 	ContactEmail ContactKind = iota
 	ContactPhone
 	ContactPostal
+	ContactIdentity
 )
 
 // MatchKey is a keyed, normalised contact point.
 type MatchKey struct {
-	Type        string // email_strict, email_loose, phone_e164, name, …
+	Type        string // email_strict, email_loose, phone_e164, postal, name or name_dob
 	KeyID       uint32
 	NormVersion uint32
 	Value       [32]byte
@@ -193,10 +202,30 @@ type Gap struct {
 // Heartbeat travels through the source's log to every partition.
 type Heartbeat struct{ EmittedAt time.Time }
 
-// PassMarker brackets a pass. To every partition.
+// PassMarker brackets a pass; the header's RunID names it. To every partition.
 type PassMarker struct {
-	Begin  bool
-	Tables []string
+	Begin    bool
+	Tables   []string // that the pass reads
+	Full     bool     // every mapped table: a subject that it does not show is not in the source
+	Replicas []string // it is for; empty: all
+}
+
+// The aspects of a SourceReport.
+const (
+	AspectCompleteness = "completeness" // nothing is left at the source of what was to be erased
+	AspectGate         = "gate"         // the checks that must hold before phase 2
+	AspectRequest      = "request"      // the person's request is on file
+	AspectRevived      = "revived"      // the row left the erased state again; Satisfied says that it is over
+)
+
+// SourceReport says what a read-back of the source saw of one subject's case. The header carries the case.
+type SourceReport struct {
+	Aspect     string // one of the Aspect constants
+	Satisfied  bool
+	Missing    []string  // what keeps it from being satisfied: table.column or the name of a check, never a value
+	ReceivedAt time.Time // of the request, Art. 12(3); zero: unknown
+	LegalDueAt time.Time // zero: unknown
+	CheckedAt  time.Time // when the source was read
 }
 
 // Type implements Body.
@@ -228,3 +257,6 @@ func (*Heartbeat) Type() Type { return TypeHeartbeat }
 
 // Type implements Body.
 func (*PassMarker) Type() Type { return TypePassMarker }
+
+// Type implements Body.
+func (*SourceReport) Type() Type { return TypeSourceReport }

@@ -128,6 +128,30 @@ func FuzzDecodeSignedReceipt(f *testing.F) {
 	})
 }
 
+func FuzzDecodeReconsentDue(f *testing.F) {
+	b, err := AppendReconsentDue(nil, sampleReconsentDue())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, value []byte) {
+		d, err := DecodeReconsentDue(value)
+		if err != nil {
+			if !isSentinel(err) {
+				t.Fatalf("%v is no sentinel", err)
+			}
+			return
+		}
+		agree(t, recordReconsentDue, value, func() []byte {
+			b, err := AppendReconsentDue(nil, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		})
+	})
+}
+
 func FuzzCanonicalForm(f *testing.F) {
 	for _, v := range avroVectors {
 		f.Add([]byte(v.schema))

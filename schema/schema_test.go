@@ -96,6 +96,7 @@ func samples() map[string]*Event {
 		"consent_change": subject("public.consent/consent", 4, &ConsentChange{
 			Purpose: "newsletter", Channel: "email", Contact: contact, State: ConsentGiven, LegalBasis: "consent",
 			ValidUntil: commitTime.AddDate(3, 0, 0), AsOf: commitTime.Add(-time.Hour), Evidence: []byte("FORM-9"),
+			Method: "web_form", Notice: "2026-03", Actor: "subject",
 		}),
 		"consent_change_bare": subject("public.consent/consent", 5, &ConsentChange{Purpose: "offers", Channel: "social_match", State: ConsentInvalidated}),
 		"objection":           subject("public.customer/objection", 6, &Objection{Raised: true, Scope: "direct_marketing"}),
@@ -106,11 +107,17 @@ func samples() map[string]*Event {
 				{Type: "phone_e164", KeyID: 5, NormVersion: 2, Value: sha256.Sum256([]byte("b"))},
 			},
 		}),
-		"subject_merged": subject("public.customer/merged", 9, &SubjectMerged{Absorbed: []SubjectRef{testIDs.SubjectRef([]byte("\x011")), testIDs.SubjectRef([]byte("\x012"))}}),
-		"gap":            everyone("capture", 10, &Gap{Opened: true, GapID: "g-1", From: NewOrder(1, 1, 5, 0), Cause: "slot_lost"}),
-		"gap_closed":     everyone("capture", 11, &Gap{GapID: "g-1", From: NewOrder(1, 1, 5, 0), To: NewOrder(1, 1, 9, 0), Cause: "slot_lost"}),
-		"heartbeat":      everyone("heartbeat", 12, &Heartbeat{EmittedAt: commitTime}),
-		"pass_marker":    everyone("pass", 13, &PassMarker{Begin: true, Tables: []string{"public.customer", "public.consent"}}),
+		"subject_merged":   subject("public.customer/merged", 9, &SubjectMerged{Absorbed: []SubjectRef{testIDs.SubjectRef([]byte("\x011")), testIDs.SubjectRef([]byte("\x012"))}}),
+		"gap":              everyone("capture", 10, &Gap{Opened: true, GapID: "g-1", From: NewOrder(1, 1, 5, 0), Cause: "slot_lost"}),
+		"gap_closed":       everyone("capture", 11, &Gap{GapID: "g-1", From: NewOrder(1, 1, 5, 0), To: NewOrder(1, 1, 9, 0), Cause: "slot_lost"}),
+		"heartbeat":        everyone("heartbeat", 12, &Heartbeat{EmittedAt: commitTime}),
+		"pass_marker":      everyone("pass", 13, &PassMarker{Begin: true, Tables: []string{"public.customer", "public.consent"}}),
+		"pass_marker_full": everyone("pass", 14, &PassMarker{Full: true, Tables: []string{"public.customer"}, Replicas: []string{"marketing", "reporting"}}),
+		"identity":         subject("public.customer/identity", 15, &ContactPoint{Contact: contact, Kind: ContactIdentity, Keys: []MatchKey{{Type: "name_dob", KeyID: 5, NormVersion: 1}}}),
+		"source_report": subject("source", 16, &SourceReport{
+			Aspect: AspectRevived, Missing: []string{"public.customer.last_name"}, ReceivedAt: commitTime.AddDate(0, 0, -3),
+			LegalDueAt: commitTime.AddDate(0, 1, -3), CheckedAt: commitTime,
+		}),
 	}
 }
 

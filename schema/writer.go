@@ -65,6 +65,15 @@ func (w *writer) enum(field string, n names, v uint8) {
 	w.long(int64(v))
 }
 
+// named writes the number of a symbol that is a string in Go.
+func (w *writer) named(field string, n names, s string) {
+	i, err := n.index(s, field)
+	if err != nil {
+		w.fail(field, err.Error())
+	}
+	w.long(int64(i))
+}
+
 // time writes milliseconds; what is finer is cut off.
 func (w *writer) time(v time.Time) { w.long(v.UnixMilli()) }
 

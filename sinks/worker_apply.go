@@ -153,7 +153,7 @@ func wakesChores(r *Record) bool {
 	case schema.TypeHeartbeat, schema.TypeConsentChange, schema.TypeContactPoint:
 		return false
 	case schema.TypeSubjectErasure, schema.TypeCaseDecision, schema.TypeObjection, schema.TypeProcessingRestriction,
-		schema.TypeSubjectMerged, schema.TypeGap, schema.TypePassMarker:
+		schema.TypeSubjectMerged, schema.TypeGap, schema.TypePassMarker, schema.TypeSourceReport:
 	}
 	return true
 }

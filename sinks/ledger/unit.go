@@ -87,7 +87,7 @@ func (u *Unit) Dispatch() {
 				u.Gaps[body.GapID] = true
 			}
 			x.Outcome = OutcomeRecorded
-		case *schema.CaseDecision, *schema.Heartbeat, *schema.PassMarker:
+		case *schema.CaseDecision, *schema.Heartbeat, *schema.PassMarker, *schema.SourceReport:
 			x.Outcome = OutcomeRecorded
 		default:
 			x.Outcome = OutcomeUnsupported
