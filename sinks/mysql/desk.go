@@ -155,7 +155,7 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 	var oldest, behind sql.NullFloat64
 	err = d.r.opts.DB.QueryRowContext(ctx, d.r.ledger.sql(`
 		SELECT (SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL), (SELECT COUNT(DISTINCT ref) FROM {p}parked WHERE done_at IS NULL),
-			(SELECT COUNT(*) FROM {p}subject WHERE recheck_at IS NOT NULL), (SELECT COUNT(*) FROM {p}receipt WHERE sent_at IS NULL),
+			(SELECT COUNT(*) FROM {p}due WHERE recheck_at IS NOT NULL), (SELECT COUNT(*) FROM {p}receipt WHERE sent_at IS NULL),
 			(SELECT `+ageOf("MIN(opened_at)")+` FROM {p}pending WHERE state <> 'verified'),
 			(SELECT `+ageOf("MIN(GREATEST(COALESCE(last_committed_at, heartbeat_at), COALESCE(heartbeat_at, last_committed_at)))")+` FROM {p}partition)`)).
 		Scan(&s.Parked, &s.Blocked, &s.Unmatched, &s.Unsent, &oldest, &behind)

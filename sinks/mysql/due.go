@@ -42,8 +42,8 @@ func (r *Replica) reopenObserved(ctx context.Context, places []sinks.Place) erro
 	if r.cfg.Mode == ledger.ModeObserve {
 		return nil
 	}
-	refs, err := r.refsOf(ctx, r.opts.DB, `SELECT p.ref FROM {p}pending p STRAIGHT_JOIN {p}subject s ON s.ref = p.ref
-		WHERE `+inParts("p", ledger.PartsOf(places))+` AND p.state = 'suppressed' AND p.observed AND s.recheck_at IS NULL`)
+	refs, err := r.refsOf(ctx, r.opts.DB, `SELECT p.ref FROM {p}pending p LEFT JOIN {p}due d ON d.ref = p.ref
+		WHERE `+inParts("p", ledger.PartsOf(places))+` AND p.state = 'suppressed' AND p.observed AND d.recheck_at IS NULL`)
 	if err != nil || len(refs) == 0 {
 		return classify(op, err)
 	}
@@ -51,8 +51,9 @@ func (r *Replica) reopenObserved(ctx context.Context, places []sinks.Place) erro
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
-		_, err := r.write(ctx, tx, `UPDATE `+refsTable+` STRAIGHT_JOIN {p}subject s ON s.ref = UNHEX(v.ref)
-			SET s.recheck_at = ? WHERE s.recheck_at IS NULL`, refsJSON(refs), tx.now)
+		_, err := r.write(ctx, tx, `INSERT INTO {p}due (ref, part, recheck_at)
+			SELECT s.ref, s.part, ? FROM `+refsTable+` STRAIGHT_JOIN {p}subject s ON s.ref = UNHEX(v.ref)
+			ON DUPLICATE KEY UPDATE recheck_at = COALESCE({p}due.recheck_at, VALUES(recheck_at))`, tx.now, refsJSON(refs))
 		return err
 	})
 }
@@ -86,7 +87,7 @@ func (r *Replica) eachDue(
 	if err != nil || more {
 		return time.Now(), err
 	}
-	return r.nextOf(ctx, op, "subject", column, "TRUE", places)
+	return r.nextOf(ctx, op, "due", column, "TRUE", places)
 }
 
 // dueSlice runs fn on up to limit due subjects in one transaction. Also with an error it returns which ones they were. Their
@@ -98,8 +99,8 @@ func (r *Replica) dueSlice(
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
-		refs, err = r.refsOf(ctx, tx, `SELECT s.ref FROM {p}subject s
-			WHERE `+inParts("s", ledger.PartsOf(places))+` AND s.`+column+` <= ? LIMIT ?`, tx.now, limit)
+		refs, err = r.refsOf(ctx, tx, `SELECT d.ref FROM {p}due d
+			WHERE `+inParts("d", ledger.PartsOf(places))+` AND d.`+column+` <= ? LIMIT ?`, tx.now, limit)
 		if err != nil || len(refs) == 0 {
 			return err
 		}
@@ -118,7 +119,7 @@ func (r *Replica) leaveForLater(ctx context.Context, places []sinks.Place, colum
 		if err := r.lockPlaces(ctx, tx, places); err != nil {
 			return err
 		}
-		_, err := r.write(ctx, tx, `UPDATE {p}subject s SET s.`+column+` = ? WHERE s.ref = ?`, tx.now.Add(r.opts.RecheckLater), ref)
+		_, err := r.write(ctx, tx, `UPDATE {p}due d SET d.`+column+` = ? WHERE d.ref = ?`, tx.now.Add(r.opts.RecheckLater), ref)
 		if err != nil {
 			return err
 		}

@@ -22,15 +22,15 @@ func TestRefusedRowHoldsUpNoOther(t *testing.T) {
 		w.person(1, 2, 3, 4)
 		w.exec(`ALTER TABLE contact ADD CONSTRAINT always CHECK (newsletter = 1 OR crm_id <> 2)`)
 		w.apply(w.erasure(4))
-		w.due("subject", "recheck_at")
+		w.due("due", "recheck_at")
 		for range 4 {
 			w.runDue()
 		}
 		w.want(`SELECT crm_id, newsletter FROM contact ORDER BY 1`, "1|0\n2|1\n3|0\n4|0")
 		w.states(4, "suppressed applied verified")
-		w.want(`SELECT COUNT(*) FROM lethe_subject WHERE recheck_at > UTC_TIMESTAMP(6) + INTERVAL 50 MINUTE`, "1")
+		w.want(`SELECT COUNT(*) FROM lethe_due WHERE recheck_at > UTC_TIMESTAMP(6) + INTERVAL 50 MINUTE`, "1")
 		w.exec(`ALTER TABLE contact DROP CONSTRAINT always`)
-		w.due("subject", "recheck_at")
+		w.due("due", "recheck_at")
 		w.runDue()
 		w.want(`SELECT newsletter FROM contact WHERE crm_id = 2`, "0")
 	}, erasing)
@@ -41,7 +41,7 @@ func TestRowThatComesLaterHasItsCoolOff(t *testing.T) {
 	bothWorlds(t, func(w *world) {
 		w.apply(w.erasure(1))
 		w.exec(`UPDATE lethe_pending SET suppressed_at = suppressed_at - INTERVAL 2 DAY, due_at = due_at - INTERVAL 2 DAY`)
-		w.due("subject", "recheck_at")
+		w.due("due", "recheck_at")
 		w.person(1)
 		w.runDue()
 		w.want(`SELECT usable, firstname FROM contact`, "0|Jeanne")
@@ -94,8 +94,8 @@ func TestConsentRunsOut(t *testing.T) {
 		if until := time.Until(next); until < 0 || until > 2*time.Second {
 			w.Errorf("the next chore is in %v", until)
 		}
-		w.exec(`UPDATE lethe_subject SET next_change_at = next_change_at - INTERVAL 2 SECOND`)
-		w.exec(`UPDATE lethe_fact SET valid_until = valid_until - INTERVAL 2 SECOND`)
+		w.exec(`UPDATE lethe_due SET next_change_at = next_change_at - INTERVAL 2 SECOND`)
+		w.exec(`UPDATE lethe_subject SET valid_until = valid_until - INTERVAL 2 SECOND`)
 		w.runDue()
 		w.want(`SELECT newsletter, reconsent + 0 FROM contact`, "0|1")
 	})
@@ -115,7 +115,7 @@ func TestManyDueSubjectsAreDoneInSlices(t *testing.T) {
 			rows += fmt.Sprintf(", (%d, 'Jeanne')", i+1)
 		}
 		w.exec(`INSERT INTO contact (crm_id, firstname) VALUES ` + rows[2:])
-		w.due("subject", "recheck_at")
+		w.due("due", "recheck_at")
 		if next := w.runDue(); time.Until(next) > 0 {
 			w.Errorf("the next slice is at %v", next)
 		}
@@ -197,11 +197,11 @@ func TestRefusedSuppressionShowsInItsCase(t *testing.T) {
 		w.apply(w.erasure(1))
 		w.person(1)
 		w.exec(`ALTER TABLE contact ADD CONSTRAINT always CHECK (usable = 1)`)
-		w.due("subject", "recheck_at")
+		w.due("due", "recheck_at")
 		w.runDue()
 		w.want(`SELECT matched, error_code IS NULL FROM lethe_pending`, "0|0")
 		w.exec(`ALTER TABLE contact DROP CONSTRAINT always`)
-		w.due("subject", "recheck_at")
+		w.due("due", "recheck_at")
 		w.runDue()
 		w.states(1, "no_match suppressed applied verified")
 	}, erasing)
@@ -239,7 +239,8 @@ func TestRowsAreSealedAgain(t *testing.T) {
 		w.want(keys, "0100000001|1\n0100000008|2")
 		seal.Known = []uint32{8}
 		w.apply(w.event(2, consent("newsletter", schema.ConsentWithdrawn)))
-		w.exec(`UPDATE contact SET newsletter = 1; UPDATE lethe_subject SET next_change_at = UTC_TIMESTAMP(6) WHERE ref <> x'01'`)
+		w.exec(`UPDATE contact SET newsletter = 1; INSERT INTO lethe_due (ref, part, next_change_at)
+			SELECT ref, part, UTC_TIMESTAMP(6) FROM lethe_subject WHERE ref <> x'01'`)
 		w.runDue()
 		w.want(`SELECT newsletter FROM contact ORDER BY crm_id`, "1\n0")
 	})

@@ -17,7 +17,7 @@ import (
 // untouched says that nothing of a batch is in the replica.
 func (w *world) untouched() {
 	w.Helper()
-	w.want(`SELECT COALESCE(SUM(next_offset), 0), (SELECT COUNT(*) FROM lethe_fact), (SELECT COUNT(*) FROM lethe_subject),
+	w.want(`SELECT COALESCE(SUM(next_offset), 0), (SELECT COUNT(*) FROM `+allFacts+`), (SELECT COUNT(*) FROM lethe_subject),
 		(SELECT COUNT(*) FROM lethe_receipt), (SELECT MIN(newsletter) FROM contact) FROM lethe_partition`, "0|0|0|0|1")
 }
 

@@ -8,8 +8,11 @@ import (
 	"lethe/sinks/ledger"
 )
 
-// askForFolds makes every fold due now; refoldDue writes them in slices.
-const askForFolds = `UPDATE {p}subject s SET s.next_change_at = UTC_TIMESTAMP(6) WHERE s.state <> 'erased' AND s.sealed_key IS NOT NULL`
+// askForFolds makes every fold due now; refoldDue writes them in slices. The subjects are locked, so that those of a batch
+// under way are waited for: their folds may be those of the mapping before.
+const askForFolds = `INSERT INTO {p}due (ref, part, next_change_at)
+	SELECT s.ref, s.part, UTC_TIMESTAMP(6) FROM {p}subject s WHERE s.state <> 'erased' AND s.sealed_key IS NOT NULL FOR UPDATE
+	ON DUPLICATE KEY UPDATE next_change_at = VALUES(next_change_at)`
 
 // refoldGrown asks for the fold of every subject where columns follow from it that did not before: the mapping has
 // another digest, or the replica was observed until now. What people have said meanwhile is known, and was written nowhere.

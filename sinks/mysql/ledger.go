@@ -13,7 +13,7 @@ import (
 
 // tableNames are all tables that run needs; schema_version in meta is the last thing that Setup writes.
 var tableNames = []string{
-	"meta", "partition", "subject", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
+	"meta", "partition", "subject", "due", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
 }
 
 // migrations make the ledger tables. Element n leads from version n to n+1, {p} is the prefix, {t} the tableOptions. MySQL commits every one of the
@@ -26,6 +26,10 @@ var tableNames = []string{
 //   - Times are DATETIME in UTC, whatever the server's time zone: a TIMESTAMP ends in 2038 and moves with the session.
 //   - contact_ref is the empty string where a fact is bound to no contact point, because it is part of the key.
 //   - sealed_key is null where all that is known of a subject is an event that could not be decoded.
+//   - The first fact of a subject lies in the row that is inserted for it, from scope to event_id: most people have one, and
+//     then their first event costs one row, not two. Those that come later lie in fact; see factTables.
+//   - When a subject is due for something lies in due, which has rows of those only that are due some day: an index of
+//     subject itself would hold everybody, and cost each new one more than the row does.
 //   - pending has one row a subject, so the objections and restrictions that are still to be read back lie in readback.
 //   - pending.observed marks a case that was opened in mode observe: phase 1 has not been done, whatever state says.
 //   - readback.due_at and pending.due_at are `never` where nothing comes by itself.
@@ -54,6 +58,17 @@ CREATE TABLE IF NOT EXISTS {p}subject (
   state           VARCHAR(16) NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'suppressed', 'erased')),
   erased_order    VARBINARY(64),
   blocked         VARCHAR(191),
+  scope           VARCHAR(191),
+  contact_ref     VARBINARY(32),
+  ord             VARBINARY(64),
+  as_of           DATETIME(6),
+  fact_state      VARCHAR(32),
+  valid_until     DATETIME(6),
+  event_id        VARBINARY(32)
+) {t}`, `
+CREATE TABLE IF NOT EXISTS {p}due (
+  ref             VARBINARY(32) NOT NULL PRIMARY KEY,
+  part            INT NOT NULL,
   unmatched_since DATETIME(6),
   recheck_at      DATETIME(6),
   next_change_at  DATETIME(6),
@@ -181,7 +196,7 @@ SELECT
   (SELECT TIMESTAMPDIFF(MICROSECOND, MIN(GREATEST(COALESCE(last_committed_at, heartbeat_at), COALESCE(heartbeat_at, last_committed_at))),
      UTC_TIMESTAMP(6)) / 1000000 FROM {p}partition) AS behind,
   (SELECT MAX(updated_at) FROM {p}partition) AS updated_at,
-  (SELECT COUNT(*) FROM {p}subject WHERE recheck_at IS NOT NULL) AS unmatched,
+  (SELECT COUNT(*) FROM {p}due WHERE recheck_at IS NOT NULL) AS unmatched,
   (SELECT COUNT(DISTINCT ref) FROM {p}parked WHERE done_at IS NULL) AS blocked,
   (SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL) AS parked,
   (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL) AS open_gaps,

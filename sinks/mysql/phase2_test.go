@@ -20,7 +20,7 @@ func TestErasureFromSuppressionToProof(t *testing.T) {
 		w.want(`SELECT COUNT(*) FROM note`, "1")
 		w.states(1, "suppressed applied verified")
 		w.want(`SELECT state, wait, attempts, prior IS NULL, work IS NULL, due_at IS NULL FROM lethe_pending`, "verified|none|1|1|1|1")
-		w.want(`SELECT COUNT(*) FROM lethe_fact`, "0")
+		w.want(`SELECT COUNT(*) FROM `+allFacts, "0")
 		w.want(`SELECT state FROM lethe_subject`, "erased")
 		w.want(`SELECT v FROM lethe_meta WHERE k = 'witness'`, "1")
 		for _, rc := range w.receipts() {

@@ -271,6 +271,7 @@ var runPrivileges = [][2]string{
 	{"meta", "SELECT, INSERT, UPDATE, DELETE"},
 	{"partition", "SELECT, INSERT, UPDATE"},
 	{"subject", "SELECT, INSERT, UPDATE"},
+	{"due", "SELECT, INSERT, UPDATE, DELETE"},
 	{"fact", "SELECT, INSERT, UPDATE, DELETE"},
 	{"pending", "SELECT, INSERT, UPDATE, DELETE"},
 	{"readback", "SELECT, INSERT, UPDATE, DELETE"},

@@ -104,13 +104,13 @@ func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	return r.writeReceipts(ctx, tx, receipts)
 }
 
-// writeSubjects writes the rows of subjects that are new or have changed. An existing sealed key stays: rotation renews
-// it, not every event. Whether a row exists is known, because the row of its partition has been ours since it was read;
-// so nothing is upserted.
+// writeSubjects writes the rows of subjects that are new, with the first fact of each, or have changed. An existing sealed
+// key stays: rotation renews it, not every event. Whether a row exists is known, because the row of its partition has been
+// ours since it was read; so nothing is upserted.
 func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	var inserts []any
-	updates := rowsOf("ref", typeKey, "part", typeInt, "sealed_key", typeHex, "state", typeWord, "erased_order", typeKey, "blocked", typeWord,
-		"unmatched_since", typeTime, "recheck_at", typeTime, "next_change_at", typeTime)
+	const width = 13
+	inserts := make([]any, 0, width*len(list))
+	updates := rowsOf("ref", typeKey, "sealed_key", typeHex, "state", typeWord, "erased_order", typeKey, "blocked", typeWord)
 	for _, s := range list {
 		if !s.Dirty {
 			continue
@@ -120,55 +120,95 @@ func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subj
 			return err
 		}
 		if s.Known {
-			updates.add(s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked), s.UnmatchedSince, s.RecheckAt, s.NextChange)
+			updates.add(s.Ref[:], key, s.State, s.ErasedOrder, textArg(s.Blocked))
+			continue
+		}
+		inserts = append(inserts, s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked))
+		if len(s.Facts) == 0 {
+			inserts = append(inserts, nil, nil, nil, nil, nil, nil, nil)
 		} else {
-			inserts = append(inserts, s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked), timeArg(s.UnmatchedSince),
-				timeArg(s.RecheckAt), timeArg(s.NextChange))
+			inserts = appendFact(inserts, &s.Facts[0])
 		}
 	}
-	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}subject
-		(ref, part, sealed_key, state, erased_order, blocked, unmatched_since, recheck_at, next_change_at) VALUES `), 9, inserts, "")
+	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}subject (ref, part, sealed_key, state, erased_order, blocked,
+		scope, contact_ref, ord, as_of, fact_state, valid_until, event_id) VALUES `), width, inserts, "")
 	if err != nil {
 		return own(err)
 	}
-	if updates.n == 0 {
-		return nil
+	if updates.n > 0 {
+		_, err = tx.exec(ctx, r.ledger.sql(`UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
+			SET s.sealed_key = COALESCE(s.sealed_key, UNHEX(v.sealed_key)), s.state = v.state, s.erased_order = UNHEX(v.erased_order),
+				s.blocked = v.blocked WHERE s.ref = UNHEX(v.ref)`), updates.arg())
+		if err != nil {
+			return own(err)
+		}
 	}
-	_, err = tx.exec(ctx, r.ledger.sql(`
-		UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
-		SET s.sealed_key = COALESCE(s.sealed_key, UNHEX(v.sealed_key)), s.state = v.state, s.erased_order = UNHEX(v.erased_order),
-			s.blocked = v.blocked, s.unmatched_since = v.unmatched_since, s.recheck_at = v.recheck_at, s.next_change_at = v.next_change_at
-		WHERE s.ref = UNHEX(v.ref)`), updates.arg())
-	return own(err)
+	return r.writeDue(ctx, tx, list)
 }
 
-// writeFacts writes the facts that are new. The guard has been applied: nobody else can have written them since they
-// were read, because the row of their partition is ours. A fact that takes the place of an older one changes its row, which
-// counts twice: any other number says that the row has gone.
-func (r *Replica) writeFacts(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	const head, width = `INSERT INTO {p}fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id) VALUES `, 8
-	var inserts, updates []any
-	add := func(to []any, s *ledger.Subject, f *sinks.Fact) []any {
-		return append(to, s.Ref[:], f.Scope, ledger.ContactBytes(f), f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
+// writeDue writes when subjects that are new or have changed are due, if ever.
+func (r *Replica) writeDue(ctx context.Context, tx *tx, list []*ledger.Subject) error {
+	const width = 5
+	var due []any
+	var never [][]byte
+	for _, s := range list {
+		switch {
+		case !s.Dirty:
+		case !s.UnmatchedSince.IsZero() || !s.RecheckAt.IsZero() || !s.NextChange.IsZero():
+			due = append(due, s.Ref[:], s.Part, timeArg(s.UnmatchedSince), timeArg(s.RecheckAt), timeArg(s.NextChange))
+		case s.Known:
+			never = append(never, s.Ref[:])
+		}
 	}
+	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}due (ref, part, unmatched_since, recheck_at, next_change_at) VALUES `), width, due, `
+		ON DUPLICATE KEY UPDATE unmatched_since = VALUES(unmatched_since), recheck_at = VALUES(recheck_at), next_change_at = VALUES(next_change_at)`)
+	if err != nil || len(never) == 0 {
+		return own(err)
+	}
+	_, err = r.write(ctx, tx, `DELETE d FROM `+refsTable+` STRAIGHT_JOIN {p}due d ON d.ref = UNHEX(v.ref)`, refsJSON(never))
+	return err
+}
+
+// appendFact adds the values of a fact, from scope to event_id.
+func appendFact(to []any, f *sinks.Fact) []any {
+	return append(to, f.Scope, ledger.ContactBytes(f), f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
+}
+
+// writeFacts writes the facts that are new, but for those that have come with the rows of new subjects. The guard has been
+// applied: nobody else can have written them since they were read, because the row of their partition is ours. A fact that
+// takes the place of an older one changes its row, which counts twice: any other number says that the row has gone.
+func (r *Replica) writeFacts(ctx context.Context, tx *tx, list []*ledger.Subject) error {
+	const head = `INSERT INTO {p}fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id) VALUES `
+	const tail = ` ON DUPLICATE KEY UPDATE ord = VALUES(ord), as_of = VALUES(as_of), valid_until = VALUES(valid_until), event_id = VALUES(event_id), `
+	var inserts, updates, inSubject []any
 	for _, s := range list {
 		for _, i := range s.Fresh {
-			if i < len(s.Stored) {
-				updates = add(updates, s, &s.Facts[i])
-			} else {
-				inserts = add(inserts, s, &s.Facts[i])
+			f := &s.Facts[i]
+			switch {
+			case i >= len(s.Stored):
+				if i > 0 || s.Known {
+					inserts = appendFact(append(inserts, s.Ref[:]), f)
+				}
+			case s.Stored[i] == storedInSubject:
+				inSubject = append(inSubject, s.Ref[:], s.Part, f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
+			default:
+				updates = appendFact(append(updates, s.Ref[:]), f)
 			}
 		}
 	}
-	if _, err := tx.insert(ctx, r.ledger.sql(head), width, inserts, ""); err != nil {
+	if _, err := tx.insert(ctx, r.ledger.sql(head), 8, inserts, ""); err != nil {
 		return own(err)
 	}
-	changed, err := tx.insert(ctx, r.ledger.sql(head), width, updates, ` ON DUPLICATE KEY UPDATE ord = VALUES(ord), as_of = VALUES(as_of),
-		state = VALUES(state), valid_until = VALUES(valid_until), event_id = VALUES(event_id)`)
+	changed, err := tx.insert(ctx, r.ledger.sql(head), 8, updates, tail+`state = VALUES(state)`)
 	if err != nil {
 		return own(err)
 	}
-	if changed != 2*int64(len(updates)/width) {
+	more, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}subject (ref, part, ord, as_of, fact_state, valid_until, event_id) VALUES `), 7, inSubject,
+		tail+`fact_state = VALUES(fact_state)`)
+	if err != nil {
+		return own(err)
+	}
+	if changed+more != 2*int64(len(updates)/8+len(inSubject)/7) {
 		return ledger.ErrFactsMoved()
 	}
 	return nil

@@ -321,6 +321,11 @@ func (r *Replica) closeVerified(ctx context.Context, tx *tx, refs [][]byte) erro
 	if _, err = r.write(ctx, tx, `DELETE f FROM `+refsTable+` STRAIGHT_JOIN {p}fact f ON f.ref = UNHEX(v.ref)`, list); err != nil {
 		return err
 	}
+	_, err = r.write(ctx, tx, `UPDATE `+refsTable+` STRAIGHT_JOIN {p}subject s ON s.ref = UNHEX(v.ref)
+		SET s.scope = NULL, s.contact_ref = NULL, s.ord = NULL, s.as_of = NULL, s.fact_state = NULL, s.valid_until = NULL, s.event_id = NULL`, list)
+	if err != nil {
+		return err
+	}
 	_, err = r.write(ctx, tx, `DELETE b FROM `+refsTable+` STRAIGHT_JOIN {p}readback b ON b.ref = UNHEX(v.ref)`, list)
 	return err
 }

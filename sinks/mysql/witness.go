@@ -76,9 +76,10 @@ func (r *Replica) reapply(ctx context.Context, places []sinks.Place, tables []st
 			`UPDATE {p}pending p SET p.state = 'suppressed', p.wait = 'none', p.due_at = UTC_TIMESTAMP(6), p.attempts = ` + sqlNextRound + `,
 				p.released = TRUE, p.error_code = '` + ledger.ReasonRestored + `' WHERE p.state IN ('applied', 'verified') AND NOT p.observed`,
 			askForFolds,
-			`UPDATE {p}pending p STRAIGHT_JOIN {p}subject s ON s.ref = p.ref
-				SET s.recheck_at = UTC_TIMESTAMP(6), s.unmatched_since = COALESCE(s.unmatched_since, UTC_TIMESTAMP(6))
-				WHERE p.state = 'suppressed' AND s.state = 'suppressed' AND s.sealed_key IS NOT NULL`,
+			`INSERT INTO {p}due (ref, part, unmatched_since, recheck_at)
+				SELECT s.ref, s.part, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6) FROM {p}pending p STRAIGHT_JOIN {p}subject s ON s.ref = p.ref
+				WHERE p.state = 'suppressed' AND s.state = 'suppressed' AND s.sealed_key IS NOT NULL FOR UPDATE
+				ON DUPLICATE KEY UPDATE recheck_at = VALUES(recheck_at), unmatched_since = COALESCE({p}due.unmatched_since, VALUES(unmatched_since))`,
 			`UPDATE {p}pending p SET p.matched = FALSE WHERE p.state = 'suppressed' AND p.applied_at IS NULL AND NOT p.observed`,
 		}
 		for _, statement := range statements {

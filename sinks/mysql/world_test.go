@@ -173,6 +173,10 @@ func (w *world) runDue() time.Time {
 	return next
 }
 
+// allFacts are the facts of all subjects, in whichever table they lie.
+const allFacts = `(SELECT ref, scope, contact_ref, ord, fact_state AS state, event_id FROM lethe_subject WHERE scope IS NOT NULL
+	UNION ALL SELECT ref, scope, contact_ref, ord, state, event_id FROM lethe_fact) AS f`
+
 // due makes what a column of a ledger table says due now, unless it is never.
 func (w *world) due(table, column string) {
 	w.Helper()
