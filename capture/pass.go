@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -23,7 +24,7 @@ type Snapshotter interface {
 	// ChunkRequest.Seen. The snapshot is closed before fn is first called, so that a slow caller holds nothing back on the
 	// server. fn gets each row as a Change with OpRead, New in the text forms of the stream, and a Table that is the same
 	// pointer as long as the shape stays; it belongs to the reader and is valid until fn returns. An error of fn ends the call
-	// with that error. Else last is the key of the last row, nil where there was none, and done says that no row is behind it.
+	// with that error. ErrTableChanged says that the table has another Walk than the last PassTable told. Else last is the key of the last row, nil where there was none, and done says that no row is behind it.
 	ReadChunk(ctx context.Context, c ChunkRequest, fn func(*Change) error) (last [][]byte, done bool, err error)
 	// At calls fn with a read-only snapshot that sees every transaction up to seen, which the stream has handed over; it waits
 	// until there is one, as long as ctx allows. The snapshot ends with fn. For the gate and for reading back: short questions.
@@ -40,6 +41,9 @@ type Mark interface {
 type PassTable struct {
 	// Key are the columns of the primary key, or of a unique key without NULL, in their order.
 	Key []string
+	// Walk is everything that the order of the rows depends on, types and collations too: a key that was read under one Walk
+	// says nothing under another, and the table is read again from its start.
+	Walk string
 	// Rows is the server's own estimate; -1: it has none. It is for the progress bar alone.
 	Rows int64
 }
@@ -62,6 +66,9 @@ type Querier interface {
 	// Query gives each row of the answer, values in the text forms of the stream; what each is given is valid until it returns.
 	Query(ctx context.Context, each func(row []Value) error, sql string, args ...any) error
 }
+
+// ErrTableChanged is wrapped by ReadChunk's error where the table's key is another one than when the pass asked for it.
+var ErrTableChanged = errors.New("the table's key was changed while it was read")
 
 // The causes of a TableRefusedError.
 const (
