@@ -132,6 +132,9 @@ func (it item) exactlyOneOf(keys ...string) {
 func (c *Config) complete() {
 	s := &c.Source
 	for name, t := range s.Tables {
+		if len(t.Subject) == 0 && t.Merged != nil && name != s.Subject.Table {
+			t.Subject = t.Merged.Survivor
+		}
 		if len(t.Subject) == 0 {
 			t.Subject = s.Subject.Key
 		}
@@ -164,6 +167,10 @@ const (
 	defaultBreakerCases    = 20
 	defaultBreakerWindow   = 10 * time.Minute
 	defaultRecheckDays     = 90
+	defaultPassEvery       = 30 * 24 * time.Hour
+	defaultPassChunk       = 1000
+	defaultFindScan        = time.Hour
+	defaultReviewDue       = 7 * 24 * time.Hour
 	defaultMaxRetainedWAL  = 10 << 30
 	defaultSlotPublication = "lethe"
 )

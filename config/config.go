@@ -9,7 +9,7 @@ type Config struct {
 	Version  int
 	Name     string // part of every id: never changed
 	Keys     Keys
-	Locale   *Locale // later version
+	Locale   *Locale
 	Kafka    Kafka
 	Source   Source
 	Replicas map[string]*Replica
@@ -23,10 +23,18 @@ type Config struct {
 // Keys says where the keysets are.
 type Keys struct{ Dir string }
 
-// Locale steers the normalising of phone numbers.
+// Locale steers the normalising of phone numbers: a number that names no country is tried in these regions (ISO 3166-1), in this order.
 type Locale struct {
 	DefaultRegion string
 	TryRegions    []string
+}
+
+// Regions are the regions to try; none without a locale.
+func (l *Locale) Regions() []string {
+	if l == nil {
+		return nil
+	}
+	return append([]string{l.DefaultRegion}, l.TryRegions...)
 }
 
 // Kafka is the connection to the cluster and the shape of Lethe's topics.
@@ -68,8 +76,16 @@ type Source struct {
 	Erased   Erased
 	Tables   map[string]*Table // by schema.table
 	Gate     *Gate             // later version
+	Pass     Pass
 	// Heartbeat is the interval of the messages through the source's log; default 5s.
 	Heartbeat time.Duration
+}
+
+// Pass is how the source's present state is read beside its log.
+type Pass struct {
+	Every         time.Duration // between the ends of two passes; 0: none on a schedule; default 30d
+	Chunk         int           // rows read at a time; default 1000
+	RowsPerSecond int           // 0: as fast as it goes, the default
 }
 
 // PostgresSource is a PostgreSQL primary.
@@ -121,7 +137,9 @@ type Table struct {
 	ErasedValues []string
 	State        map[string]any // column → what the CRM's procedure sets it to: string, int64, float64, bool or nil
 	Optional     bool
-	ContactPoint *ContactPoint // later version
+	ContactPoint *ContactPoint
+	Identity     *Identity // of the subject's own table only
+	Merged       *Merged
 	Objection    *Objection
 	Restricted   *Restricted
 	Consent      *Consent
@@ -129,11 +147,24 @@ type Table struct {
 
 // ContactPoint says that rows of a table are contact points.
 type ContactPoint struct {
-	Kind   string // email | phone | postal
-	Value  []string
-	Region string // column
-	Ignore []string
-	Past   bool
+	Kind   string   // email | phone | postal
+	Value  []string // columns; several are the lines of one postal address
+	Region string   // column with the number's region; kind phone only
+	Ignore []string // placeholders that are nobody's
+	Past   bool     // of a table that holds what was valid before
+}
+
+// Identity is what the subject's own row says of who it is.
+type Identity struct {
+	Name      []string // columns, the parts of one name
+	BirthDate string   // column; empty: not mapped
+}
+
+// Merged says which rows join two subjects of the CRM. Survivor and Absorbed hold CRM keys, in the order of source.subject.key.
+type Merged struct {
+	Survivor []string
+	Absorbed []string
+	When     string // expr over the row; empty: every row with both keys
 }
 
 // Objection is Art. 21: When true → raised, false → lifted.
@@ -159,6 +190,9 @@ type Consent struct {
 	ValidUntil string // column
 	BoundTo    *BoundTo
 	Evidence   string // column; sealed
+	Method     Mapped // how it was indicated; zero: not mapped
+	Notice     Mapped // the notice that was shown; zero: not mapped
+	Actor      Mapped // who indicated it, a role and never a name; zero: not mapped
 }
 
 // Mapped is a column whose values pass through a closed map, or a constant.
@@ -167,6 +201,9 @@ type Mapped struct {
 	Map    map[string]string
 	Value  string // constant, instead of column and map
 }
+
+// Given reports whether the file maps it.
+func (m *Mapped) Given() bool { return m.Column != "" || m.Value != "" }
 
 // BoundTo is the contact point that a consent is about.
 type BoundTo struct {
@@ -189,7 +226,8 @@ type Replica struct {
 	Postgres  *PostgresServer
 	MySQL     *MySQLServer
 	Person    Person
-	Find      map[string][]string // later version
+	Find      *Find // nil: people are found by person.crm_key alone; later version
+	Review    Review
 	Suppress  []Action
 	Erase     Erase
 	Hold      map[string]Hold
@@ -239,6 +277,23 @@ type Person struct {
 	Table  string
 	Key    string
 	CRMKey []string // the columns that hold the CRM key, in the order of source.subject.key; empty: found by match keys (later version)
+}
+
+// Find says by which values of the replica people are found: each is a table.column of person.table, or of a table of which erase.tables or
+// hold says by which column its rows belong to a person.
+type Find struct {
+	Email     []string
+	Phone     []string
+	Name      []string      // the parts of one name, of one table
+	BirthDate string        // of the table of Name; empty: none
+	Postal    []string      // the parts of one address, of one table
+	Changed   []string      // columns that grow when a row changes, at most one of a table; a table without one is scanned whole
+	Scan      time.Duration // between two scans for changed rows; default 1h
+}
+
+// Review is how undecided matches are put before a person.
+type Review struct {
+	Due time.Duration // until when each is to be decided; default 7d
 }
 
 // Action is one suppress action: exactly one of Set and Insert.

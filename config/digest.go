@@ -23,12 +23,16 @@ func (c *Config) SourceDigest() [32]byte {
 	if m := s.Erased.Marker; m != nil {
 		erased["marker"] = map[string]any{"table": m.Table, "when": m.When, "subject": m.Subject}
 	}
-	return digest("lethe.source.v1", map[string]any{
+	mapping := map[string]any{
 		"name":    c.Name,
 		"subject": map[string]any{"table": s.Subject.Table, "key": s.Subject.Key, "on_delete": s.Subject.OnDelete},
 		"erased":  erased,
 		"tables":  tables,
-	})
+	}
+	if regions := c.Locale.Regions(); regions != nil {
+		mapping["regions"] = regions // they decide what key a phone number has
+	}
+	return digest("lethe.source.v1", mapping)
 }
 
 // Digest identifies the mapping of a replica: what is done to which columns of whom. Waiting times, addresses and limits
@@ -64,11 +68,17 @@ func (r *Replica) Digest() [32]byte {
 	if r.Restricted != nil {
 		restricted = normalSet(r.Restricted.Set)
 	}
-	return digest("lethe.replica.v1", map[string]any{
+	mapping := map[string]any{
 		"person":   map[string]any{"table": r.Person.Table, "key": r.Person.Key, "crm_key": r.Person.CRMKey},
 		"suppress": suppress, "erase": erase, "hold": hold,
 		"consent": consent, "objection": objection, "restricted": restricted, "audience": r.Audience,
-	})
+	}
+	if f := r.Find; f != nil {
+		mapping["find"] = map[string]any{
+			"email": sorted(f.Email), "phone": sorted(f.Phone), "name": f.Name, "birth_date": f.BirthDate, "postal": f.Postal, "changed": sorted(f.Changed),
+		}
+	}
+	return digest("lethe.replica.v1", mapping)
 }
 
 func (t *Table) normal() map[string]any {
@@ -83,6 +93,12 @@ func (t *Table) normal() map[string]any {
 	if p := t.ContactPoint; p != nil {
 		n["contact_point"] = map[string]any{"kind": p.Kind, "value": p.Value, "region": p.Region, "ignore": sorted(p.Ignore), "past": p.Past}
 	}
+	if i := t.Identity; i != nil {
+		n["identity"] = map[string]any{"name": i.Name, "birth_date": i.BirthDate}
+	}
+	if m := t.Merged; m != nil {
+		n["merged"] = map[string]any{"survivor": m.Survivor, "absorbed": m.Absorbed, "when": m.When}
+	}
 	if o := t.Objection; o != nil {
 		n["objection"] = map[string]any{"when": o.When, "scope": o.Scope}
 	}
@@ -93,6 +109,7 @@ func (t *Table) normal() map[string]any {
 		consent := map[string]any{
 			"kind": c.Kind, "as_of": c.AsOf, "purpose": c.Purpose.normal(), "channel": c.Channel.normal(), "state": c.State.normal(),
 			"legal_basis": c.LegalBasis.normal(), "valid_until": c.ValidUntil, "evidence": c.Evidence,
+			"method": c.Method.normal(), "notice": c.Notice.normal(), "actor": c.Actor.normal(),
 		}
 		if b := c.BoundTo; b != nil {
 			consent["bound_to"] = map[string]any{"column": b.Column, "rows_of": b.RowsOf}

@@ -75,10 +75,13 @@ func TestDesignExample(t *testing.T) {
 	}
 	want := []string{
 		"locale", "kafka.schema_registry", "source.request", "source.erased.window",
+		"source.tables.public.customer.identity",
 		"source.tables.public.customer_address.contact_point", "source.tables.public.customer_email.contact_point",
 		"source.tables.public.customer_phone.contact_point", "source.tables.public.email_history.contact_point",
-		"source.gate", "replicas.marketing.person", "replicas.marketing.find",
-		"replicas.marketing.guard", "replicas.reporting.needs", "ledger",
+		"source.tables.public.customer_merge.merged",
+		"source.tables.public.consent.consent.method", "source.tables.public.consent.consent.notice", "source.tables.public.consent.consent.actor",
+		"source.pass", "source.gate", "replicas.marketing.person", "replicas.marketing.find",
+		"replicas.marketing.review", "replicas.marketing.guard", "replicas.reporting.needs", "ledger",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sections of later versions differ (-want +got):\n%s", diff)
@@ -91,6 +94,29 @@ func TestDesignExample(t *testing.T) {
 	}
 	if got, want := c.Replicas["marketing"].Guard, (&Guard{TailLog: true, Sweep: 24 * time.Hour, Keep: Period{Years: 3}}); *got != *want {
 		t.Errorf("guard is %+v, want %+v", got, want)
+	}
+	if got := c.Source.Tables["public.customer_merge"]; !reflect.DeepEqual(got.Subject, []string{"kept_id"}) || got.Merged.When != "done" {
+		t.Errorf("merged is %+v of the subject %v", got.Merged, got.Subject)
+	}
+	if got, want := c.Source.Pass, (Pass{Every: 30 * 24 * time.Hour, Chunk: 1000, RowsPerSecond: 5000}); got != want {
+		t.Errorf("pass is %+v, want %+v", got, want)
+	}
+	find := &Find{
+		Email: []string{"leads.email"}, Phone: []string{"leads.mobile", "leads.phone"}, Name: []string{"leads.firstname", "leads.lastname"},
+		BirthDate: "leads.born_on", Postal: []string{"leads.address1", "leads.zipcode", "leads.city"}, Changed: []string{"leads.date_modified"},
+		Scan: 30 * time.Minute,
+	}
+	if diff := cmp.Diff(find, c.Replicas["marketing"].Find); diff != "" {
+		t.Errorf("find differs (-want +got):\n%s", diff)
+	}
+	if got := find.ChangedColumn("leads"); got != "date_modified" || find.ChangedColumn("other") != "" || !reflect.DeepEqual(find.Tables(), []string{"leads"}) {
+		t.Errorf("find looks into %v, where %q changes", find.Tables(), got)
+	}
+	if got := c.Replicas["marketing"].Review.Due; got != 5*24*time.Hour {
+		t.Errorf("review.due is %s", got)
+	}
+	if got := c.Locale.Regions(); len(got) != 9 || got[0] != "FR" || got[1] != "RE" {
+		t.Errorf("regions are %v", got)
 	}
 	insert := c.Replicas["marketing"].Suppress[0].Insert
 	want2 := map[string]Value{
@@ -130,6 +156,9 @@ func TestPostgresExample(t *testing.T) {
 	}
 	if got, want := c.Replicas["marketing"].Postgres.VerifyServer().DSN, "postgres://lethe_verify@mkt-db:5432/marketing?sslmode=verify-full"; got != want {
 		t.Errorf("the read-back goes to %q, want %q", got, want)
+	}
+	if c.Source.Pass != (Pass{Every: 30 * 24 * time.Hour, Chunk: 1000}) || r.Review.Due != 7*24*time.Hour || c.Locale.Regions() != nil {
+		t.Errorf("defaults are %+v, %+v, %v", c.Source.Pass, r.Review, c.Locale.Regions())
 	}
 	dim := r.Erase.Tables["dim_customer"].Set
 	if dim["birth_year"] != (Value{Kind: KindGeneralise, Generalise: "10"}) || dim["postcode"] != (Value{Kind: KindTruncate, Truncate: 2}) {

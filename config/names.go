@@ -114,6 +114,16 @@ func parseCode(s string) (string, error) {
 	return s, nil
 }
 
+var labelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// parseLabel accepts the names that others gave to their forms, notices and roles. A space or an @ would let free text in.
+func parseLabel(s string) (string, error) {
+	if !labelForm.MatchString(s) {
+		return "", fmt.Errorf("%s must be a code of 1 to 63 letters, digits, . _ and -", strconv.Quote(s))
+	}
+	return s, nil
+}
+
 var topicForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}$`)
 
 func parseTopicPrefix(s string) (string, error) {

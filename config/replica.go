@@ -25,6 +25,7 @@ func (r *Replica) decode(it item) {
 	r.Erase.CoolOff = defaultCoolOff
 	r.Breaker = Breaker{NewCases: defaultBreakerCases, Window: defaultBreakerWindow}
 	r.Recheck = Period{Days: defaultRecheckDays}
+	r.Review.Due = defaultReviewDue
 	it.fields(map[string]func(item){
 		"recipient": func(it item) {
 			it.fields(map[string]func(item){
@@ -49,7 +50,16 @@ func (r *Replica) decode(it item) {
 				"crm_key": columns(&r.Person.CRMKey),
 			}, "table: the table with one row a person", "key: the column that other tables refer to")
 		},
-		"find":       r.decodeFind,
+		"find": func(it item) {
+			r.Find = &Find{Scan: defaultFindScan}
+			r.Find.decode(it)
+		},
+		"review": func(it item) {
+			it.fields(map[string]func(item){"due": duration(&r.Review.Due)}, "due")
+			if it.has("due") && r.Review.Due <= 0 {
+				it.below("due").fault("for example 7d", "must be longer than nothing")
+			}
+		},
 		"suppress":   r.decodeSuppress,
 		"erase":      r.Erase.decode,
 		"hold":       r.decodeHold,
@@ -88,18 +98,6 @@ func (r *Replica) decode(it item) {
 		"recheck": period(&r.Recheck),
 	}, "recipient: who receives the data (GDPR Art. 19)", "mode: observe, suppress or erase", "person")
 	it.exactlyOneOf("postgres", "mysql")
-}
-
-func (r *Replica) decodeFind(it item) {
-	r.Find = make(map[string][]string)
-	it.entries(func(kind string, it item) {
-		var found []string
-		if _, err := oneOf([]string{"email", "phone", "postal"})(kind); err != nil {
-			it.fault("", "%s", err)
-		}
-		texts(&found, parseTableColumn)(it)
-		r.Find[kind] = found
-	})
 }
 
 func (r *Replica) decodeSuppress(it item) {

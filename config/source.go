@@ -7,6 +7,7 @@ import (
 
 func (s *Source) decode(it item) {
 	s.Tables = make(map[string]*Table)
+	s.Pass = Pass{Every: defaultPassEvery, Chunk: defaultPassChunk}
 	it.fields(map[string]func(item){
 		"postgres": func(it item) {
 			s.Postgres = &PostgresSource{}
@@ -37,6 +38,7 @@ func (s *Source) decode(it item) {
 		"erased":    s.Erased.decode,
 		"tables":    s.decodeTables,
 		"gate":      s.decodeGate,
+		"pass":      s.Pass.decode,
 		"heartbeat": duration(&s.Heartbeat),
 	}, "subject", "erased", "tables")
 	it.exactlyOneOf("postgres", "mysql")
@@ -120,6 +122,8 @@ func (t *Table) decode(it item) {
 		},
 		"optional":      boolean(&t.Optional),
 		"contact_point": t.decodeContactPoint,
+		"identity":      t.decodeIdentity,
+		"merged":        t.decodeMerged,
 		"objection": func(it item) {
 			t.Objection = &Objection{}
 			it.fields(map[string]func(item){
@@ -146,24 +150,6 @@ func (t *Table) decode(it item) {
 func (it item) column(name string) {
 	if _, err := parseColumn(name); err != nil {
 		it.fault("", "%s", err)
-	}
-}
-
-func (t *Table) decodeContactPoint(it item) {
-	p := &ContactPoint{}
-	t.ContactPoint = p
-	it.fields(map[string]func(item){
-		"kind":   enum(&p.Kind, "email", "phone", "postal"),
-		"value":  columns(&p.Value),
-		"region": reader(&p.Region, parseColumn),
-		"ignore": texts(&p.Ignore, func(s string) (string, error) { return s, nil }),
-		"past":   boolean(&p.Past),
-	}, "kind: email, phone or postal", "value")
-	if p.Region != "" && p.Kind != "" && p.Kind != "phone" {
-		it.below("region").fault("", "belongs to kind phone only")
-	}
-	if len(p.Value) > 1 && p.Kind != "" && p.Kind != "postal" {
-		it.below("value").fault("", "must be one column for kind %s", p.Kind)
 	}
 }
 
@@ -194,6 +180,9 @@ func (c *Consent) decode(it item) {
 			}, "column", "rows_of: channel: table, for each channel")
 		},
 		"evidence": reader(&c.Evidence, parseColumn),
+		"method":   c.Method.decode(parseLabel),
+		"notice":   c.Notice.decode(parseLabel),
+		"actor":    c.Actor.decode(parseLabel),
 	}, "kind: current: one row per purpose, channel and contact point; history: one row per change", "purpose", "channel", "state",
 		"legal_basis: without one nothing is ever permitted; a constant will do: legal_basis: consent")
 	switch {

@@ -72,6 +72,7 @@ func (v *validator) source() {
 		t, path := s.Tables[name], at("source", "tables", name)
 		v.keyLength(path, t.Subject)
 		v.tableColumns(path, t)
+		v.contacts(path, t)
 		if o := t.Objection; o != nil && o.Scope != "" && !slices.Contains(scopes, o.Scope) {
 			v.fault(path+".objection.scope", nearest(o.Scope, scopes), "%s is neither a purpose that a table maps nor one of direct_marketing, profiling, all", o.Scope)
 		}
@@ -89,7 +90,7 @@ func (v *validator) keyLength(path string, subject []string) {
 
 func (v *validator) tableColumns(path string, t *Table) {
 	empty := true
-	for _, key := range []string{"erase", "state", "contact_point", "objection", "restricted", "consent"} {
+	for _, key := range []string{"erase", "state", "contact_point", "identity", "merged", "objection", "restricted", "consent"} {
 		_, given := v.d.lines[path+"."+key]
 		empty = empty && !given
 	}
@@ -127,6 +128,7 @@ func (v *validator) consent(path string, c *Consent) {
 		if table := c.BoundTo.RowsOf[channel]; table != "" && v.c.Source.Tables[table] == nil {
 			v.fault(at, nearest(table, slices.Sorted(maps.Keys(v.c.Source.Tables))), "%s has no entry in source.tables", table)
 		}
+		v.boundKind(at, channel, c.BoundTo.RowsOf[channel])
 	}
 }
 
@@ -181,6 +183,7 @@ func (v *validator) replica(r *Replica) {
 	if want := len(v.c.Source.Subject.Key); want > 0 && len(r.Person.CRMKey) > 0 && len(r.Person.CRMKey) != want {
 		v.fault(path+".person.crm_key", "name them in the same order", "must name as many columns as source.subject.key (%d)", want)
 	}
+	v.find(path, r)
 	v.mode(path, r)
 	for _, name := range slices.Sorted(maps.Keys(r.Erase.Tables)) {
 		v.eraseTable(at(path, "erase", "tables", name), name, r)
