@@ -108,15 +108,7 @@ func Ask(n int, question func(i int) *Question, list []*Subject, now time.Time) 
 	}
 	row := make([]*bool, n)
 	for _, x := range list {
-		v := sinks.Fold(x.Facts, x.Erased(), now)
-		anyKnown := false
-		for c := range n {
-			row[c] = nil
-			if value, known := x.Answer(&v, question(c), now); known {
-				row[c], anyKnown = boolPointer(value), true
-			}
-		}
-		if !anyKnown {
+		if !x.answerAll(question, row, now) {
 			continue
 		}
 		out.List = append(out.List, x)
@@ -127,6 +119,31 @@ func Ask(n int, question func(i int) *Question, list []*Subject, now time.Time) 
 		}
 	}
 	return out
+}
+
+// answerAll answers the questions; nil where the fold says nothing. It reports whether it says anything at all.
+func (s *Subject) answerAll(question func(i int) *Question, row []*bool, now time.Time) (any bool) {
+	who, claims := s, s.Claims
+	if len(claims) == 1 && claims[0].Certain {
+		who, claims = claims[0].Subject, nil
+	}
+	var v sinks.Verdict
+	if claims == nil {
+		v = sinks.Fold(who.Facts, who.Erased(), now)
+	}
+	for c := range row {
+		row[c] = nil
+		var value, known bool
+		if claims == nil {
+			value, known = who.Answer(&v, question(c), now)
+		} else {
+			value, known = answerClaims(claims, question(c), now)
+		}
+		if known {
+			row[c], any = boolPointer(value), true
+		}
+	}
+	return any
 }
 
 // yes and no are what values point to: a slice of pointers says NULL where there is none.

@@ -9,6 +9,7 @@ import (
 
 	"lethe/schema"
 	"lethe/sinks"
+	"lethe/sinks/match"
 )
 
 // Ref is a subject's key in one replica's tables; see Core.Ref.
@@ -42,7 +43,9 @@ type Subject struct {
 	// WaitedSince is UnmatchedSince as it was before a row appeared.
 	WaitedSince time.Time
 	GivenUp     bool // not looked up again: the time for it is over
-	Effect      Effect
+	// Claims are set where this stands for a row of the person's table, which those subjects claim; see StandIns.
+	Claims []*Target
+	Effect Effect
 
 	// Most subjects have few facts: these save their own allocations.
 	firstFacts  [1]sinks.Fact
@@ -56,6 +59,12 @@ type Effect struct {
 	Persons []string // person.key in text form
 	Rows    []schema.TableRows
 	Undo    []UndoEntry
+
+	// In a replica that finds persons by match keys: Matched alone says that some row may be the subject's.
+	Certain   bool // some row certainly is
+	Ambiguous int  // rows that a person has to decide on
+	ByCRMKey  bool
+	By        match.Keys // the types of keys that it was found by
 }
 
 // UndoEntry is what phase 1 changed in one row, kept with the case until phase 2 or a cancel. It holds flags and codes
