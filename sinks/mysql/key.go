@@ -219,11 +219,11 @@ func (c *column) refers(expression string, key *column, of string) string {
 	return expression + " = " + collated(of, c) + " AND " + exact(c.charset, expression) + " = CAST(" + of + " AS BINARY)"
 }
 
-// matches returns the condition that the person row (alias) is that of v, whose columns k1… are the parts of the CRM key in
-// their keyType.
+// matches returns the condition that the person row (alias) is that of v, whose columns k1… are the parts of the CRM key (or
+// person.key, see who) in their keyType.
 func (m *Mapping) matches(alias string) string {
-	parts := make([]string, len(m.crm))
-	for k, c := range m.crm {
+	parts := make([]string, len(m.by))
+	for k, c := range m.by {
 		parts[k] = c.is(alias+"."+c.sql(), "v.k"+strconv.Itoa(k+1))
 	}
 	return strings.Join(parts, " AND ")

@@ -21,8 +21,10 @@ type Mapping struct {
 	server   server
 	prefix   string // of Lethe's own tables
 	person   *table
-	key      *column   // of person: what other tables refer to
-	crm      []*column // of person: the CRM key, in the order of source.subject.key
+	key      *column     // of person: what other tables refer to
+	crm      []*column   // of person: the CRM key, in the order of source.subject.key
+	finds    []findTable // where persons are found by match keys; empty: by the CRM key alone
+	by       []*column   // of person: by what statements know the rows of the subjects in them; crm, or key where there are finds
 	folds    []foldTable
 	suppress []suppressAction
 	erase    []eraseStep // in the order that the foreign keys ask for: children first
@@ -136,6 +138,7 @@ func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []l
 	c.compileFolds()
 	c.compileSuppress()
 	c.compileErase()
+	c.compileFind()
 	if err := c.compileOrder(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -288,8 +291,11 @@ func (c *compiler) compilePerson() {
 				fmt.Sprintf("ALTER TABLE %s ADD INDEX (%s);", p.sql(), strings.Join(columns, ", ")))
 		}
 	}
-	names := make([]string, len(c.m.crm))
-	for i, col := range c.m.crm {
+	if c.m.by = c.m.crm; c.cfg.Find != nil && c.m.key != nil {
+		c.m.by = []*column{c.m.key}
+	}
+	names := make([]string, len(c.m.by))
+	for i, col := range c.m.by {
 		names[i] = col.name
 	}
 	c.m.unique = p.isUnique(names...)

@@ -36,6 +36,8 @@ type Options struct {
 	Seal      schema.AEAD   // opens and seals CRM keys
 	Pseudonym schema.PRF    // re-keys subject references in this replica's tables; never rotated
 	Signer    schema.Signer // proof key of this replica
+	// Match makes the match keys of what lies in the replica; required where the config has find.
+	Match ledger.KeyMaker
 
 	MappingDigest [32]byte // of this replica's section; must be the one that Setup activated
 	Version       string   // of Lethe, for receipts
@@ -61,8 +63,10 @@ func (o *Options) validate() error {
 		return fmt.Errorf("validating options: replica %s is not a MySQL or MariaDB replica", o.Name)
 	case o.DB == nil || o.Seal == nil || o.Pseudonym == nil || o.Signer == nil:
 		return fmt.Errorf("validating options: connections and keys of replica %s are required", o.Name)
-	case len(o.Config.Person.CRMKey) == 0:
-		return fmt.Errorf("validating options: replica %s has no person.crm_key: not in this version", o.Name)
+	case len(o.Config.Person.CRMKey) == 0 && o.Config.Find == nil:
+		return fmt.Errorf("validating options: replica %s has neither person.crm_key nor find: nobody could be found in it", o.Name)
+	case o.Config.Find != nil && o.Match == nil:
+		return fmt.Errorf("validating options: match keys of replica %s are required: it finds people by them", o.Name)
 	}
 	for _, d := range []struct {
 		v *time.Duration

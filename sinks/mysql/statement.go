@@ -42,23 +42,23 @@ func (s *statement) addParts(parts []part, separator string) {
 }
 
 // who are the subjects that a statement speaks of, as a table v(i, k1, …): i is the place in list, k1… the parts of the CRM
-// key as the columns take them; a subject whose key no row can hold has NULL there. extra adds columns. A key that is no value
+// key as the columns take them, or person.key where list are stand-ins for rows (ledger.StandIns); a subject whose key no row can hold has NULL there. extra adds columns. A key that is no value
 // of its column is a Poison error.
 func (m *Mapping) who(list []*ledger.Subject, extra ...whoColumn) (part, error) {
 	var columns strings.Builder
 	columns.WriteString("JSON_TABLE(?, '$[*]' COLUMNS (i INT PATH '$[0]'")
-	for k, c := range m.crm {
+	for k, c := range m.by {
 		n := strconv.Itoa(k + 1)
 		columns.WriteString(", k" + n + " " + c.keyType() + " PATH '$[" + n + "]'")
 	}
 	for k, c := range extra {
-		columns.WriteString(", " + c.name + " " + c.typ + " PATH '$[" + strconv.Itoa(k+1+len(m.crm)) + "]'")
+		columns.WriteString(", " + c.name + " " + c.typ + " PATH '$[" + strconv.Itoa(k+1+len(m.by)) + "]'")
 	}
 	columns.WriteString(")) AS v")
-	out := make([]byte, 0, len(list)*(16+24*len(m.crm)+4*len(extra)))
+	out := make([]byte, 0, len(list)*(16+24*len(m.by)+4*len(extra)))
 	for i, x := range list {
 		out = strconv.AppendInt(append(out, separator(i)+"["...), int64(i), 10)
-		for k, c := range m.crm {
+		for k, c := range m.by {
 			value, err := c.keyValue(x.Key[k])
 			if err != nil {
 				return part{}, err
