@@ -24,6 +24,7 @@ type Core struct {
 	Seal      schema.AEAD   // opens and seals CRM keys
 	Pseudonym schema.PRF    // re-keys subject references in this replica's tables; never rotated
 	Signer    schema.Signer // proof key of this replica
+	Match     KeyMaker      // makes the match keys of what lies in the replica; nil where it has no find
 
 	MappingDigest [32]byte
 	Version       string // of Lethe, for receipts

@@ -67,7 +67,7 @@ func (t *RowTexts) Merge(o *RowTexts) {
 }
 
 // RowKeys are all match keys of a row, as this replica's tables hold them.
-func (c *Core) RowKeys(maker KeyMaker, t *RowTexts) []StoredKey {
+func (c *Core) RowKeys(t *RowTexts) []StoredKey {
 	var out []StoredKey
 	add := func(keys []schema.MatchKey) {
 		for _, k := range keys {
@@ -75,16 +75,16 @@ func (c *Core) RowKeys(maker KeyMaker, t *RowTexts) []StoredKey {
 		}
 	}
 	for _, text := range t.Emails {
-		add(maker.Email(text))
+		add(c.Match.Email(text))
 	}
 	for _, text := range t.Phones {
-		add(maker.Phone(text, ""))
+		add(c.Match.Phone(text, ""))
 	}
 	if len(t.Postal) > 0 {
-		add(maker.Postal(t.Postal))
+		add(c.Match.Postal(t.Postal))
 	}
 	if len(t.Name) > 0 {
-		add(maker.Identity(t.Name, t.BirthDate))
+		add(c.Match.Identity(t.Name, t.BirthDate))
 	}
 	return out
 }
@@ -96,6 +96,6 @@ func Indexed(keyType string) bool {
 }
 
 // IndexKeys are those of a row's match keys by which it is looked up.
-func (c *Core) IndexKeys(maker KeyMaker, t *RowTexts) []StoredKey {
-	return slices.DeleteFunc(c.RowKeys(maker, t), func(k StoredKey) bool { return !Indexed(k.Type) })
+func (c *Core) IndexKeys(t *RowTexts) []StoredKey {
+	return slices.DeleteFunc(c.RowKeys(t), func(k StoredKey) bool { return !Indexed(k.Type) })
 }
