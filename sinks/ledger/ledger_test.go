@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func TestStepsFollowForeignKeys(t *testing.T) {
 
 func TestMetaIsCompared(t *testing.T) {
 	good := map[string]string{
-		ledger.MetaSchemaVersion: "1", ledger.MetaReplica: "marketing", ledger.MetaSource: "crm", ledger.MetaDigest: "aa",
+		ledger.MetaSchemaVersion: strconv.Itoa(ledger.SchemaVersion), ledger.MetaReplica: "marketing", ledger.MetaSource: "crm", ledger.MetaDigest: "aa",
 	}
 	if err := ledger.CheckMeta(good, "marketing", "crm", "aa", "schema lethe"); err != nil {
 		t.Error(err)

@@ -2,7 +2,7 @@ package ledger
 
 // SchemaVersion is the version of the ledger tables that this build reads and writes, the same in every dialect. Setup
 // migrates up to it, run refuses a newer one.
-const SchemaVersion = 1
+const SchemaVersion = 2
 
 // The keys of the table meta.
 const (

@@ -279,6 +279,13 @@ var runPrivileges = [][2]string{
 	{"parked", "SELECT, INSERT, UPDATE"},
 	{"decision", "SELECT, INSERT, UPDATE"},
 	{"gap", "SELECT, INSERT, UPDATE"},
+	{"pass", "SELECT, INSERT, UPDATE"},
+	{"seen", "SELECT, INSERT, DELETE"},
+	{"absent", "SELECT, INSERT, UPDATE, DELETE"},
+	{"row_key", "SELECT, INSERT, UPDATE, DELETE"},
+	{"scan", "SELECT, INSERT, UPDATE"},
+	{"review", "SELECT, INSERT, UPDATE"},
+	{"match_pair", "SELECT, INSERT"},
 	{"status", "SELECT"},
 }
 

@@ -15,6 +15,8 @@ import (
 // ownTables are all tables that run needs; lethe.meta is the last that Setup fills.
 var ownTables = []string{
 	"meta", "partition", "subject", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
+	"pass", "seen", "absent",
+	"row_key", "scan", "review", "match_pair",
 }
 
 // migrations make the ledger tables. Element n leads from version n to n+1; {s} is the quoted schema. They run in one
@@ -202,7 +204,7 @@ SELECT
      (SELECT error_code, count(*) AS n FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY error_code) p)
      AS erasure_errors,
   (SELECT min(suppressed_at) FROM {s}.pending WHERE state <> 'verified') AS oldest_unproven_erasure;
-`}
+`, migration2 + findTables}
 
 // ledgerTables names the tables of one replica's ledger.
 type ledgerTables struct {
