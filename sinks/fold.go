@@ -78,7 +78,19 @@ const (
 	ScopeDirectMarketing = "direct_marketing"
 	ScopeProfiling       = "profiling"
 	ScopeAll             = "all"
+
+	// ScopeHeir marks a subject that came up after the erasure of another one and shares a contact point with it: its grants
+	// need evidence of their own. ScopeMerged marks one that duplicates were joined into. Both are notes to the ledger, which
+	// finds them with the facts; the fold passes them over.
+	ScopeHeir   = "erased_contact"
+	ScopeMerged = "merged"
 )
+
+// Carried is the contact of a prohibition whose contact point is gone, or that another record of the same person brought in:
+// it follows the person, and forbids until a newer permission in its scope; see Lifts.
+var Carried = schema.ContactRef{
+	0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+}
 
 // ConsentScope returns the scope of the facts of one purpose and channel.
 func ConsentScope(purpose, channel string) string { return consentPrefix + purpose + ":" + channel }
@@ -200,10 +212,11 @@ const smallLog = 24
 // A purpose on a channel is permitted when the subject is neither erased nor restricted, no raised objection covers the
 // purpose, and the newest state of every live contact point in that scope is given (or renewed) and not past its
 // validity. An invalidated record neither permits nor forbids: its contact point has no consent any more. Any other
-// state on any contact point forbids.
+// state on any contact point forbids. What is Carried forbids until a newer permission on a contact point that is left.
 func Fold(facts []Fact, erased bool, now time.Time) Verdict {
 	v := Verdict{erased: erased}
 	var newest map[factKey]int
+	carried := false
 	if len(facts) > smallLog {
 		newest = newestByKey(facts)
 	}
@@ -216,7 +229,14 @@ func Fold(facts []Fact, erased bool, now time.Time) Verdict {
 		} else if superseded(facts, i) {
 			continue
 		}
-		v.add(f, now)
+		if f.Contact == Carried {
+			carried = true
+		} else {
+			v.add(f, now)
+		}
+	}
+	if carried {
+		v.carry(facts)
 	}
 	if erased {
 		v.next = time.Time{}
@@ -279,6 +299,32 @@ func (v *Verdict) add(f *Fact, now time.Time) {
 			c.forbidden = true
 		}
 	}
+}
+
+// carry adds the prohibitions that nothing has lifted. It is rare, and compares all with all.
+func (v *Verdict) carry(facts []Fact) {
+	for i := range facts {
+		if f := &facts[i]; f.Contact == Carried && strings.HasPrefix(f.Scope, consentPrefix) && !superseded(facts, i) && !lifted(facts, f) {
+			v.consent(f.Scope[len(consentPrefix):]).forbidden = true
+		}
+	}
+}
+
+func lifted(facts []Fact, carried *Fact) bool {
+	for j := range facts {
+		if Lifts(facts[j], *carried) && !superseded(facts, j) {
+			return true
+		}
+	}
+	return false
+}
+
+// Lifts reports whether f is a permission that takes a carried prohibition away: later in the log, in the same scope, and,
+// where both claim a time, not claimed for an earlier one. That its validity runs out one day does not bring the prohibition
+// back: then nothing permits.
+func Lifts(f, carried Fact) bool {
+	return f.Contact != Carried && f.Scope == carried.Scope && f.State.permits() && f.Order.Compare(carried.Order) > 0 &&
+		(f.AsOf.IsZero() || carried.AsOf.IsZero() || !f.AsOf.Before(carried.AsOf))
 }
 
 func (v *Verdict) wake(t time.Time) {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +81,7 @@ func (s *Subject) reconsentDue(v *sinks.Verdict, q *Question, now time.Time) boo
 			continue
 		}
 		switch over := !f.ValidUntil.IsZero() && !now.Before(f.ValidUntil); {
+		case f.Contact == sinks.Carried && slices.ContainsFunc(s.Facts, func(p sinks.Fact) bool { return sinks.Lifts(p, *f) }):
 		case f.State.Strictness().Prohibits():
 			return false
 		case f.State == sinks.StateExpired, f.State == sinks.StateInvalidated, f.State.Strictness() == sinks.Permission && over:

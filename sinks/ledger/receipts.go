@@ -67,7 +67,7 @@ func (u *Unit) Receipts() ([]ReceiptRow, error) {
 	}
 	for i := range u.Results {
 		x := &u.Results[i]
-		if x.Subject == nil {
+		if x.Subject == nil || x.Outcome == OutcomeRecorded {
 			continue
 		}
 		state, ok := u.ownReceipt(x)
@@ -79,11 +79,13 @@ func (u *Unit) Receipts() ([]ReceiptRow, error) {
 			return nil, err
 		}
 	}
-	if len(others) == 0 {
-		return out, nil
+	if len(others) > 0 {
+		if err := add(u.batchReceipt(others)); err != nil {
+			return nil, err
+		}
 	}
-	err := add(u.batchReceipt(others))
-	return out, err
+	notices, err := u.reconsents()
+	return append(out, notices...), err
 }
 
 // ownReceipt reports whether a record gets a receipt of its own, and its state: erasures that opened a case, objections

@@ -35,7 +35,8 @@ type Subject struct {
 	Fresh  []int    // places in Facts of those to be written
 
 	// Contacts are the contact points, with the values that they had. They are read only where Set.NeedContacts asks for it.
-	Contacts []Contact
+	Contacts      []Contact
+	contactsMoved bool // what became of them is to be compared with the facts
 
 	Dirty    bool // its row must be written
 	Touched  bool // its fold must be written
@@ -199,5 +200,7 @@ func (s *Set) Refs() [][]byte {
 
 // ConsentPrefix is what the scopes of consent facts begin with.
 var ConsentPrefix = strings.TrimSuffix(sinks.ConsentScope("", ""), ":")
+
+func isConsent(scope string) bool { return strings.HasPrefix(scope, ConsentPrefix) }
 
 var objectionPrefix = sinks.ObjectionScope("")

@@ -22,6 +22,7 @@ type Unit struct {
 
 	Cases    []*Result // erasures that opened a case
 	Readback []*Result // objections and restrictions to be read back
+	Life     Life
 }
 
 // Result is one record and what became of it.
@@ -55,8 +56,12 @@ func (c *Core) NewUnit(keyParts int, records []sinks.Record) (*Unit, error) {
 
 // resolve finds the subject of a record that can change its facts or state.
 func (u *Unit) resolve(x *Result, keyParts int) error {
-	switch x.Event.Body.(type) {
-	case *schema.ConsentChange, *schema.Objection, *schema.ProcessingRestriction, *schema.SubjectErasure:
+	switch body := x.Event.Body.(type) {
+	case *schema.ConsentChange:
+		u.Set.NeedContacts = u.Set.NeedContacts || !body.Contact.IsZero()
+	case *schema.ContactPoint, *schema.SubjectMerged:
+		u.Set.NeedContacts = true
+	case *schema.Objection, *schema.ProcessingRestriction, *schema.SubjectErasure:
 	default:
 		return nil
 	}
@@ -74,9 +79,11 @@ func (u *Unit) resolve(x *Result, keyParts int) error {
 
 // Dispatch takes every record in, in order. Nothing here touches the database.
 func (u *Unit) Dispatch() {
+	u.TakeContacts()
 	for i := range u.Results {
 		x := &u.Results[i]
 		switch body := x.Event.Body.(type) {
+		case *schema.ContactPoint, *schema.SubjectMerged: // by TakeContacts
 		case *schema.ConsentChange, *schema.Objection, *schema.ProcessingRestriction:
 			u.takeFact(x)
 		case *schema.SubjectErasure:
@@ -95,6 +102,7 @@ func (u *Unit) Dispatch() {
 				Msg("event of a kind that this version does not apply")
 		}
 	}
+	u.settleContacts()
 }
 
 // takeFact merges what a consent, objection or restriction says into the facts of its subject.
@@ -108,24 +116,19 @@ func (u *Unit) takeFact(x *Result) {
 		x.Outcome = OutcomeUnchanged
 		if strictness == sinks.Permission {
 			x.Outcome = OutcomeRefused
+			u.note(x, FindingRefused, f.Scope)
 		}
 		return
-	case s.State == SubjectSuppressed && strictness == sinks.Permission:
+	case strictness == sinks.Permission && s.refuses(x.Event):
 		x.Outcome = OutcomeRefused
+		u.note(x, FindingRefused, f.Scope)
 		return
 	case s.Blocked != "" && !u.Replaying && !passes(s, f, strictness):
 		x.Outcome = OutcomeParked
 		return
 	}
-	if !s.Merge(f) {
-		x.Outcome = OutcomeStale
-		return
-	}
-	s.Touched = true
-	switch {
-	case f.State == sinks.StateNoBasis:
-		x.Outcome = OutcomeRefused
-	case x.Event.Body.Type() != schema.TypeConsentChange:
+	x.Outcome = u.merge(x, f)
+	if x.Outcome == "" && x.Event.Body.Type() != schema.TypeConsentChange {
 		x.own, u.Readback = true, append(u.Readback, x)
 	}
 }
@@ -158,6 +161,7 @@ func (u *Unit) takeErasure(x *Result) {
 		s.State = SubjectSuppressed
 		s.Suppress, s.Touched = true, true
 		x.own, u.Cases = true, append(u.Cases, x)
+		u.touch(s, TouchSpread)
 	}
 	s.ErasedOrder = bytes.Clone(x.Event.Order[:])
 	s.Dirty = true

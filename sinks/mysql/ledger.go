@@ -16,6 +16,7 @@ import (
 var tableNames = []string{
 	"meta", "partition", "subject", "due", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
 	"pass", "seen", "absent", "row_key", "scan", "review", "match_pair",
+	"contact", "contact_key", "contact_block", "touch", "alias", "finding",
 }
 
 // migrations make the ledger tables. Element n leads from version n to n+1, {p} is the prefix, {t} the tableOptions. MySQL commits every one of the
@@ -210,7 +211,7 @@ SELECT
   (SELECT COALESCE(JSON_OBJECTAGG(p.error_code, p.n), '{}') FROM
      (SELECT error_code, COUNT(*) AS n FROM {p}pending WHERE error_code IS NOT NULL GROUP BY error_code) p) AS erasure_errors,
   (SELECT MIN(suppressed_at) FROM {p}pending WHERE state <> 'verified') AS oldest_unproven_erasure`,
-}, slices.Concat(migration2, findTables)}
+}, slices.Concat(migration2, findTables, migrationContacts)}
 
 // tableOptions make a table of Lethe's own one whatever the server's and the database's defaults are.
 const tableOptions = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"

@@ -16,6 +16,7 @@ import (
 var ownTables = []string{
 	"meta", "partition", "subject", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
 	"pass", "seen", "absent",
+	"contact", "contact_key", "contact_block", "touch", "alias", "finding",
 	"row_key", "scan", "review", "match_pair",
 }
 
@@ -204,7 +205,7 @@ SELECT
      (SELECT error_code, count(*) AS n FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY error_code) p)
      AS erasure_errors,
   (SELECT min(suppressed_at) FROM {s}.pending WHERE state <> 'verified') AS oldest_unproven_erasure;
-`, migration2 + findTables}
+`, migration2 + findTables + migrationContacts}
 
 // ledgerTables names the tables of one replica's ledger.
 type ledgerTables struct {

@@ -1,0 +1,225 @@
+package ledger
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"time"
+
+	"lethe/schema"
+	"lethe/sinks"
+)
+
+// The kinds of Noted.
+const (
+	FindingRefused  = "refused_grant"    // a permission after an erasure, or of somebody who shares a contact point with one, without evidence
+	FindingNoBasis  = "no_basis"         // a grant without purpose or legal basis
+	FindingRevived  = "revived_contact"  // a contact point came up after the erasure
+	FindingHeir     = "erased_contact"   // a new record shares a contact point with an erased person
+	FindingAbsorbed = "absorbed_erased"  // a duplicate was erased because the record that it was joined into was
+	FindingShared   = "shared_key"       // several subjects hold one contact point; counted, not stored
+	FindingUnknown  = "merge_unresolved" // duplicates were joined of whom this replica has heard nothing yet
+)
+
+// Noted is something that somebody ought to know about a subject, for the table finding: one row for each kind and scope.
+type Noted struct {
+	Ref   Ref
+	Part  int32
+	Kind  string
+	Scope string // of facts; empty where it is about none
+	Event schema.EventID
+}
+
+func (u *Unit) note(x *Result, kind, scope string) {
+	u.noteEvent(x.Subject, kind, scope, x.Event.EventID)
+}
+
+func (u *Unit) noteEvent(s *Subject, kind, scope string, event schema.EventID) {
+	if !slices.ContainsFunc(u.Life.Findings, func(n Noted) bool { return n.Ref == s.Ref && n.Kind == kind && n.Scope == scope }) {
+		u.Life.Findings = append(u.Life.Findings, Noted{Ref: s.Ref, Part: s.Part, Kind: kind, Scope: scope, Event: event})
+	}
+}
+
+// refuses reports whether the subject may not be permitted anything by this event: it is erased, or it is new, shares a contact point with
+// somebody who was erased, and brings no evidence that it asked for it itself.
+func (s *Subject) refuses(ev *schema.Event) bool {
+	if s.Erased() {
+		return true
+	}
+	grant, ok := ev.Body.(*schema.ConsentChange)
+	return ok && len(grant.Evidence) == 0 && s.has(sinks.ScopeHeir)
+}
+
+// merge takes the fact of a record in where it holds, and says what became of the record; empty: that is for the statements to show.
+func (u *Unit) merge(x *Result, f sinks.Fact) string {
+	s := x.Subject
+	before := s.Find(f.Scope, f.Contact)
+	var old sinks.Fact
+	if before != nil {
+		old = *before
+	}
+	stated := f
+	own, keep := true, true
+	if f, own, keep = s.bindFact(x.Event, f); !keep {
+		return OutcomeUnchanged
+	}
+	if !s.Merge(f) {
+		return OutcomeStale
+	}
+	s.Touched = true
+	u.follow(x, f, old)
+	if !f.Contact.IsZero() {
+		s.contactsMoved = s.contactsMoved || len(s.Contacts) > 0
+	}
+	switch {
+	case !own:
+		u.fall(s, stated, s.Contact(f.Contact))
+		return OutcomeRefused
+	case f.State == sinks.StateNoBasis:
+		u.note(x, FindingNoBasis, f.Scope)
+		return OutcomeRefused
+	case old.State == sinks.StateNoBasis:
+		u.Life.Mended = append(u.Life.Mended, Noted{Ref: s.Ref, Kind: FindingNoBasis, Scope: f.Scope})
+	}
+	return ""
+}
+
+// follow has others hear of a fact that was merged: who holds the same contact point, and duplicates.
+func (u *Unit) follow(x *Result, f, old sinks.Fact) {
+	s := x.Subject
+	if f.State.Strictness().Prohibits() && s.has(sinks.ScopeMerged) {
+		u.touch(s, TouchSpread)
+	}
+	if f.Contact.IsZero() || len(s.Contacts) == 0 {
+		return
+	}
+	c := s.Contact(f.Contact)
+	if c == nil {
+		return
+	}
+	switch {
+	case f.State.Strictness() == sinks.Withdrawal:
+		u.block(s, c, &f)
+	case f.State.Strictness() == sinks.Permission && old.State.Strictness() == sinks.Withdrawal:
+		for _, v := range c.values(true) {
+			u.Life.Unblocks = append(u.Life.Unblocks, Block{Value: v, Scope: f.Scope, Ref: s.Ref})
+		}
+	}
+}
+
+// block has a withdrawal apply wherever the contact point stands.
+func (u *Unit) block(s *Subject, c *Contact, f *sinks.Fact) {
+	if f.Order.Compare(c.VoidOrder) <= 0 && !c.Gone() {
+		return // it was said of the value before; that one's block stands
+	}
+	values := c.values(c.Gone())
+	if len(values) == 0 {
+		return
+	}
+	for _, v := range values {
+		b := Block{Value: v, Scope: f.Scope, Ref: s.Ref, State: f.State, Order: f.Order, AsOf: f.AsOf, EventID: f.EventID}
+		i := slices.IndexFunc(u.Life.Blocks, func(o Block) bool { return o.Value == v && o.Scope == b.Scope && o.Ref == b.Ref })
+		if i < 0 {
+			u.Life.Blocks = append(u.Life.Blocks, b)
+		} else {
+			u.Life.Blocks[i] = b
+		}
+		u.Life.Unblocks = slices.DeleteFunc(u.Life.Unblocks, func(o Block) bool { return o.Value == v && o.Scope == b.Scope && o.Ref == b.Ref })
+	}
+	u.touch(s, TouchSpread)
+}
+
+// blockAll does so for what was withdrawn before the contact point's keys were known.
+func (u *Unit) blockAll(s *Subject, c *Contact) {
+	for i := range s.Facts {
+		if f := &s.Facts[i]; f.Contact == c.Ref && f.State.Strictness() == sinks.Withdrawal {
+			u.block(s, c, f)
+		}
+	}
+}
+
+// Meet has subjects take in what stands elsewhere about the values that they hold newly: withdrawals, and erased people who held them.
+func (u *Unit) Meet(blocks []Block, holders []Holder) {
+	for i := range u.Life.wanted {
+		h := &u.Life.wanted[i]
+		for k := range blocks {
+			if b := &blocks[k]; b.Value == h.value && b.Ref != h.s.Ref && !h.s.Erased() {
+				f := sinks.Fact{Scope: b.Scope, Contact: h.contact, Order: b.Order, AsOf: b.AsOf, State: b.State, EventID: b.EventID}
+				h.s.Touched = h.s.Merge(f) || h.s.Touched
+			}
+		}
+		for k := range holders {
+			if e := &holders[k]; e.Value == h.value && e.Ref != h.s.Ref && bytes.Compare(h.order[:], e.ErasedOrder) > 0 {
+				u.inherit(h, e.ErasedOrder)
+			}
+		}
+	}
+}
+
+// inherit marks a subject that shares a contact point with somebody who was erased before it held it. Where nothing of the subject is
+// older than the erasure it is a new record: what it was granted before the point was known falls, because nobody can tell any more
+// whether there was evidence.
+func (u *Unit) inherit(h *holding, erased []byte) {
+	s := h.s
+	if s.Erased() || s.has(sinks.ScopeHeir) {
+		return
+	}
+	fresh := true
+	for i := range s.Facts {
+		fresh = fresh && bytes.Compare(s.Facts[i].Order[:], erased) > 0
+	}
+	for i := range s.Contacts {
+		fresh = fresh && (!s.Contacts[i].Stored || bytes.Compare(s.Contacts[i].Since[:], erased) > 0)
+	}
+	if fresh {
+		for i := range s.Facts {
+			f := &s.Facts[i]
+			if !strings.HasPrefix(f.Scope, ConsentPrefix) || f.State.Strictness() != sinks.Permission {
+				continue
+			}
+			f.State, f.EventID, f.ValidUntil = sinks.StateInvalidated, h.event, time.Time{}
+			s.markFresh(i)
+			s.Touched = true
+			u.noteEvent(s, FindingRefused, f.Scope, h.event)
+		}
+	}
+	s.Merge(sinks.Fact{Scope: sinks.ScopeHeir, Order: h.order, State: sinks.StateRaised, EventID: h.event})
+	u.noteEvent(s, FindingHeir, "", h.event)
+	s.keep()
+}
+
+// Reconsents are the notices of consents that fell with their contact points, and were in force: one for each event, purpose and channel,
+// under an id that a second delivery gives again. They go out with the receipts, unsigned: they permit nothing.
+func (u *Unit) reconsents() ([]ReceiptRow, error) {
+	if u.Core.Config.Mode == ModeObserve {
+		return nil, nil // nothing fell there
+	}
+	var out []ReceiptRow
+	for _, f := range u.Life.fallen {
+		purpose, channel, ok := strings.Cut(strings.TrimPrefix(f.scope, ConsentPrefix+":"), ":")
+		q := Question{Kind: KindReconsentDue, Purpose: purpose, Channel: channel, FactScope: f.scope}
+		v := sinks.Fold(f.s.Facts, f.s.Erased(), u.Now)
+		if !ok || !f.s.reconsentDue(&v, &q, u.Now) {
+			continue
+		}
+		id := u.Core.ids.ReceiptID(f.event, u.Core.Name+"|"+StateReconsent+"|"+f.scope, 0, 0)
+		if slices.ContainsFunc(out, func(r ReceiptRow) bool { return r.ID == id }) {
+			continue
+		}
+		body, err := schema.AppendReconsentDue(nil, &schema.ReconsentDue{
+			Replica: u.Core.Name, SubjectRef: schema.SubjectRef(f.s.Ref), Purpose: purpose, Channel: channel, Cause: CauseContact,
+			Contact: f.contact, EventID: f.event, Order: f.order, At: u.Now,
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ReceiptRow{ID: id, EventID: f.event, Ref: bytes.Clone(f.s.Ref[:]), Part: f.s.Part, State: StateReconsent, Body: body})
+	}
+	return out, nil
+}
+
+// StateReconsent is the state of a ReconsentDue in the table receipt, and CauseContact what its cause says.
+const (
+	StateReconsent = "reconsent_due"
+	CauseContact   = "contact_point_changed"
+)
