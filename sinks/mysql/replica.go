@@ -98,6 +98,8 @@ type Replica struct {
 	metrics *ledger.Metrics
 	gauges  *ledger.Gauges
 
+	chunk int // rows of one transaction of a scan
+
 	// chores are what RunDue does, in this order.
 	chores []ledger.Chore
 
@@ -120,11 +122,12 @@ func New(opts Options) (*Replica, error) {
 		cfg:    opts.Config,
 		ledger: ledgerTables{prefix: opts.Config.MySQL.Prefix},
 		core: ledger.NewCore(ledger.Core{
-			Name: opts.Name, Source: opts.Source, Config: opts.Config, Seal: opts.Seal, Pseudonym: opts.Pseudonym, Signer: opts.Signer,
+			Name: opts.Name, Source: opts.Source, Config: opts.Config, Seal: opts.Seal, Pseudonym: opts.Pseudonym, Signer: opts.Signer, Match: opts.Match,
 			MappingDigest: opts.MappingDigest, Version: opts.Version, RecheckFirst: opts.RecheckFirst, RecheckLater: opts.RecheckLater, Log: log,
 		}),
 		decoder: schema.NewDecoder(opts.Seal),
 		log:     log,
+		chunk:   scanChunk,
 	}
 	var err error
 	if r.metrics, err = ledger.NewMetrics(opts.Registerer, opts.Name); err != nil {

@@ -11,6 +11,7 @@ import (
 	"lethe/schema"
 	"lethe/sinks"
 	"lethe/sinks/ledger"
+	"lethe/sinks/match"
 )
 
 // findTable is a table with columns by which persons are found where the CRM key is missing: the person's own, or one that
@@ -219,13 +220,13 @@ func (m *Mapping) readPersons(ctx context.Context, q querier, ft *findTable, per
 // rowKey is one row of Lethe's table row_key, but for the name of its table.
 type rowKey struct {
 	pk     string // rowRef.id
-	kind   string
+	kind   int16  // of match.Keys
 	value  [32]byte
 	person string
 }
 
 func (k *rowKey) compare(o *rowKey) int {
-	return cmp.Or(strings.Compare(k.pk, o.pk), strings.Compare(k.kind, o.kind), slices.Compare(k.value[:], o.value[:]))
+	return cmp.Or(strings.Compare(k.pk, o.pk), cmp.Compare(k.kind, o.kind), slices.Compare(k.value[:], o.value[:]))
 }
 
 // keysOf are the keys that some rows should have, in the order of row_key's own key.
@@ -233,8 +234,8 @@ func (r *Replica) keysOf(list []rowRef) []rowKey {
 	out := make([]rowKey, 0, 2*len(list))
 	for i := range list {
 		pk := string(list[i].id())
-		for _, k := range r.core.IndexKeys(r.opts.Match, &list[i].values) {
-			out = append(out, rowKey{pk: pk, kind: k.Type, value: k.Value, person: list[i].person})
+		for _, k := range r.core.IndexKeys(&list[i].values) {
+			out = append(out, rowKey{pk: pk, kind: match.KeyOf(k.Type).Number(), value: k.Value, person: list[i].person})
 		}
 	}
 	slices.SortFunc(out, func(a, b rowKey) int { return a.compare(&b) })
@@ -283,9 +284,9 @@ func (r *Replica) setKeys(ctx context.Context, tx *tx, table string, pks [][]byt
 		want, gone = keyChanges(have, want)
 	}
 	if len(gone) > 0 {
-		rows := rowsOf("pk", "VARCHAR(2048) CHARACTER SET ascii COLLATE ascii_bin", "type", typeWord, "value", typeKey)
+		rows := rowsOf("pk", "VARCHAR(2048) CHARACTER SET ascii COLLATE ascii_bin", "type", typeInt, "value", typeKey)
 		for i := range gone {
-			rows.add([]byte(gone[i].pk), gone[i].kind, gone[i].value[:])
+			rows.add([]byte(gone[i].pk), int64(gone[i].kind), gone[i].value[:])
 		}
 		_, err := r.write(ctx, tx, `DELETE k FROM `+rows.table()+` STRAIGHT_JOIN {p}row_key k
 			ON k.tbl = ? AND k.pk = UNHEX(v.pk) AND k.type = v.type AND k.value = UNHEX(v.value)`, rows.arg(), table)

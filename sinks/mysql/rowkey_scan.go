@@ -155,7 +155,7 @@ func (r *Replica) basisOf(m *Mapping, ft *findTable) []byte {
 		h.Write([]byte(c.name + "\x00" + c.typ + "\x00"))
 	}
 	h.Write([]byte(m.key.name + "\x00" + m.key.typ))
-	for _, k := range r.core.RowKeys(r.opts.Match, &ledger.RowTexts{
+	for _, k := range r.core.RowKeys(&ledger.RowTexts{
 		Emails: []string{"a.person+tag@gmail.com"}, Phones: []string{"+33612345678"}, Name: []string{"A", "Person"}, BirthDate: "1970-01-01",
 		Postal: []string{"1 A Street", "75001", "Paris"},
 	}) {
@@ -189,7 +189,7 @@ func (r *Replica) beginScan(ctx context.Context, tx *tx, m *Mapping, ft *findTab
 // scanChunk reads the next rows and makes row_key hold their keys. The rows are read as they were committed last, without a
 // lock: whoever changes one meanwhile is seen by the next scan, and a row is read again before anything is decided by it.
 func (r *Replica) scanChunk(ctx context.Context, tx *tx, m *Mapping, ft *findTable, s *scanState) error {
-	list, last, err := ft.read(ctx, tx, m, s)
+	list, last, err := ft.read(ctx, tx, m, s, r.chunk)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (r *Replica) scanChunk(ctx context.Context, tx *tx, m *Mapping, ft *findTab
 	if _, err := r.setKeys(ctx, tx, ft.table.config, pks, r.keysOf(list), s.run == 1); err != nil {
 		return err
 	}
-	if len(list) == scanChunk {
+	if len(list) == r.chunk {
 		_, err := r.write(ctx, tx, `UPDATE {p}scan s SET s.after_pk = ?, s.seen = s.seen + ? WHERE s.tbl = ?`, last, len(list), ft.table.config)
 		return err
 	}
@@ -220,7 +220,7 @@ func (r *Replica) endScan(ctx context.Context, tx *tx, ft *findTable, whole bool
 }
 
 // read reads the next rows of a scan in their order, and returns the last one's place in it.
-func (ft *findTable) read(ctx context.Context, q querier, m *Mapping, s *scanState) (list []rowRef, last []byte, err error) {
+func (ft *findTable) read(ctx context.Context, q querier, m *Mapping, s *scanState, limit int) (list []rowRef, last []byte, err error) {
 	order, person := ft.key, m.key.text("t."+m.key.sql())
 	query := &statement{}
 	if s.stage == scanChanged {
@@ -242,8 +242,8 @@ func (ft *findTable) read(ctx context.Context, q querier, m *Mapping, s *scanSta
 	if where.sql != "" {
 		query.add(" WHERE "+where.sql, where.args...)
 	}
-	query.add(" ORDER BY "+ordered(order)+" LIMIT ?", scanChunk)
-	list = make([]rowRef, 0, scanChunk)
+	query.add(" ORDER BY "+ordered(order)+" LIMIT ?", limit)
+	list = make([]rowRef, 0, limit)
 	var first, key string
 	reader := newRowReader(ft, &first, &key)
 	err = eachRow(ctx, q, query.String(), query.args, func(rows *sql.Rows) error {
@@ -292,7 +292,7 @@ func (r *Replica) sweepChunk(ctx context.Context, tx *tx, m *Mapping, ft *findTa
 		after = []byte{}
 	}
 	pks, err := column1[[]byte](ctx, tx, r.ledger.sql(`SELECT DISTINCT k.pk FROM {p}row_key k WHERE k.tbl = ? AND k.pk > ? ORDER BY k.pk LIMIT ?`),
-		ft.table.config, after, scanChunk)
+		ft.table.config, after, r.chunk)
 	if err != nil {
 		return err
 	}
@@ -306,7 +306,7 @@ func (r *Replica) sweepChunk(ctx context.Context, tx *tx, m *Mapping, ft *findTa
 			return err
 		}
 	}
-	if len(pks) < scanChunk {
+	if len(pks) < r.chunk {
 		return r.endScan(ctx, tx, ft, true)
 	}
 	_, err = r.write(ctx, tx, `UPDATE {p}scan s SET s.after_pk = ? WHERE s.tbl = ?`, pks[len(pks)-1], ft.table.config)

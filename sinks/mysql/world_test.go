@@ -36,12 +36,18 @@ func newWorld(tb testing.TB, flavor string, change ...func(*config.Replica)) *wo
 
 func newWorldOn(tb testing.TB, server *testenv.MySQL, change ...func(*config.Replica)) *world {
 	tb.Helper()
-	w := &world{site: newSiteOn(tb, server, change...), keys: sinktest.NewKeys(tb)}
+	return worldOn(tb, newSiteOn(tb, server, change...))
+}
+
+// worldOn makes a world of a site: the run role may use every table that is mapped there.
+func worldOn(tb testing.TB, s *site) *world {
+	tb.Helper()
+	w := &world{site: s, keys: sinktest.NewKeys(tb)}
 	w.Topic = sinktest.NewTopic(4, func(ev *schema.Event) []byte { return w.keys.Encode(tb, ev) })
 	w.role = testenv.UniqueName("run")
 	w.exec("CREATE USER " + w.role + "@'%'")
 	tb.Cleanup(func() { w.server.Exec(tb, "", "DROP USER "+w.role+"@'%'") })
-	for _, table := range []string{"contact", "note", "do_not_contact"} {
+	for _, table := range append([]string{"note", "do_not_contact"}, ledger.TableNames(w.cfg)...) {
 		w.grant("SELECT, INSERT, UPDATE, DELETE", table)
 	}
 	w.setup()
@@ -86,6 +92,7 @@ func (w *world) replica(change ...func(*Options)) *Replica {
 	o := Options{
 		Name: "marketing", Source: "crm", Config: w.cfg, DB: w.run, Seal: w.keys, Pseudonym: sinktest.PRF("marketing"), Signer: w.keys,
 		MappingDigest: w.cfg.Digest(), Version: "test", StatementTimeout: 10 * time.Second, Logger: zerolog.New(zerolog.NewTestWriter(w.TB)),
+		Match: sinktest.Maker{},
 	}
 	for _, f := range change {
 		f(&o)
