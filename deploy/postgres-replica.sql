@@ -94,7 +94,6 @@ SELECT format('GRANT %s ON %s TO %I', t.privileges, c.oid::regclass, :'role')
                ('gap',       'SELECT, INSERT, UPDATE'),
                ('pass',      'SELECT, INSERT, UPDATE'),
                ('seen',      'SELECT, INSERT, DELETE'),
-               ('absent',    'SELECT, INSERT, UPDATE, DELETE'),
                ('status',    'SELECT')) AS t (name, privileges)
   JOIN pg_class c ON c.relname = t.name
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :'schema' \gexec

@@ -15,7 +15,7 @@ import (
 // tableNames are all tables that run needs; schema_version in meta is the last thing that Setup writes.
 var tableNames = []string{
 	"meta", "partition", "subject", "due", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
-	"pass", "seen", "absent", "row_key", "scan", "review", "match_pair",
+	"pass", "seen", "row_key", "scan", "review", "match_pair",
 	"contact", "contact_key", "contact_block", "touch", "alias", "finding",
 }
 

@@ -6,7 +6,6 @@ package mysql
 //     replica's; whole says that it reads every mapped table. compared_at is when absence was looked for behind its end.
 //   - seen holds what a whole pass has shown: the first bytes of the references, one row a batch and partition instead of
 //     a column of subject, because a pass must not write a million rows that say nothing new. It goes once compared.
-//   - absent lists whom the last whole pass did not show.
 var migration2 = []string{
 	`
 CREATE TABLE IF NOT EXISTS {p}pass (
@@ -19,6 +18,7 @@ CREATE TABLE IF NOT EXISTS {p}pass (
   ended_at    DATETIME(6),
   compared_at DATETIME(6),
   PRIMARY KEY (run_id, part),
+  INDEX open (compared_at),
   INDEX ended (part, ended_at)
 ) {t}`, `
 CREATE TABLE IF NOT EXISTS {p}seen (
@@ -27,12 +27,5 @@ CREATE TABLE IF NOT EXISTS {p}seen (
   off    BIGINT NOT NULL,
   refs   MEDIUMBLOB NOT NULL,
   PRIMARY KEY (run_id, part, off)
-) {t}`, `
-CREATE TABLE IF NOT EXISTS {p}absent (
-  ref    VARBINARY(32) NOT NULL PRIMARY KEY,
-  part   INT NOT NULL,
-  run_id VARCHAR(191) NOT NULL,
-  since  DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
-  INDEX by_part (part)
 ) {t}`,
 }

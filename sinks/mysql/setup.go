@@ -281,7 +281,6 @@ var runPrivileges = [][2]string{
 	{"gap", "SELECT, INSERT, UPDATE"},
 	{"pass", "SELECT, INSERT, UPDATE"},
 	{"seen", "SELECT, INSERT, DELETE"},
-	{"absent", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact_key", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact_block", "SELECT, INSERT, UPDATE, DELETE"},

@@ -15,7 +15,7 @@ import (
 // ownTables are all tables that run needs; lethe.meta is the last that Setup fills.
 var ownTables = []string{
 	"meta", "partition", "subject", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
-	"pass", "seen", "absent",
+	"pass", "seen",
 	"contact", "contact_key", "contact_block", "touch", "alias", "finding",
 	"row_key", "scan", "review", "match_pair",
 }

@@ -6,7 +6,6 @@ package postgres
 //     replica's; whole says that it reads every mapped table. compared_at is when absence was looked for behind its end.
 //   - seen holds what a whole pass has shown: the first bytes of the references, one row a batch and partition instead of
 //     a column of subject, because a pass must not write a million rows that say nothing new. It goes once compared.
-//   - absent lists whom the last whole pass did not show.
 const migration2 = `
 CREATE TABLE {s}.pass (
   run_id      text COLLATE "C" NOT NULL,
@@ -19,7 +18,7 @@ CREATE TABLE {s}.pass (
   compared_at timestamptz,
   PRIMARY KEY (run_id, part)
 );
-CREATE INDEX pass_open ON {s}.pass (part) WHERE ended_at IS NULL;
+CREATE INDEX pass_open ON {s}.pass (part) WHERE compared_at IS NULL;
 CREATE INDEX pass_ended ON {s}.pass (part, ended_at) WHERE whole AND named;
 
 CREATE TABLE {s}.seen (
@@ -30,12 +29,4 @@ CREATE TABLE {s}.seen (
   PRIMARY KEY (run_id, part, off)
 );
 ALTER TABLE {s}.seen ALTER COLUMN refs SET STORAGE EXTERNAL;
-
-CREATE TABLE {s}.absent (
-  ref    bytea PRIMARY KEY,
-  part   integer NOT NULL,
-  run_id text COLLATE "C" NOT NULL,
-  since  timestamptz NOT NULL DEFAULT now()
-);
-CREATE INDEX absent_part ON {s}.absent (part);
 `
