@@ -170,9 +170,19 @@ const (
 	ContactIdentity
 )
 
+// The types of match keys. They are part of what is keyed and never change.
+const (
+	MatchEmailStrict = "email_strict"
+	MatchEmailLoose  = "email_loose"
+	MatchPhone       = "phone_e164"
+	MatchPostal      = "postal"
+	MatchName        = "name"
+	MatchNameDOB     = "name_dob" // name and birth date
+)
+
 // MatchKey is a keyed, normalised contact point.
 type MatchKey struct {
-	Type        string // email_strict, email_loose, phone_e164, postal, name or name_dob
+	Type        string // one of the constants above
 	KeyID       uint32
 	NormVersion uint32
 	Value       [32]byte
