@@ -124,14 +124,17 @@ func ParseReceiptState(s string) (ReceiptState, error) {
 func (s ReceiptState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Rank orders the states of one (event, replica): the effective receipt is the one of the highest rank, then of the
-// highest attempt. It is the order of the constants but for two: a resurrection ranks as high as the verification that it
-// undoes, so that the attempt decides between them (verified 1 < resurrected 2 < verified 3). Cancelled ranks highest, because
-// a case can be cancelled only before phase 2 and nothing follows it.
+// highest attempt. It is the order of the constants but for three: a resurrection ranks as high as the verification that it
+// undoes, so that the attempt decides between them (verified 1 < resurrected 2 < verified 3), and an ambiguous match as high as
+// none, because a person may decide that the row is somebody else's. Cancelled ranks highest, because a case can be cancelled
+// only before phase 2 and nothing follows it.
 func (s ReceiptState) Rank() int {
 	switch s {
 	case ReceiptResurrected:
 		return int(ReceiptVerified)
-	case ReceiptPlanned, ReceiptNoMatch, ReceiptAmbiguous, ReceiptSuppressed, ReceiptAwaitingRelease, ReceiptHeld,
+	case ReceiptAmbiguous:
+		return int(ReceiptNoMatch)
+	case ReceiptPlanned, ReceiptNoMatch, ReceiptSuppressed, ReceiptAwaitingRelease, ReceiptHeld,
 		ReceiptFailed, ReceiptApplied, ReceiptVerified, ReceiptCancelled:
 	}
 	return int(s)

@@ -360,3 +360,6 @@ func (s *Search) appendTargets(out []*Target, x *Subject, evidence []match.Evide
 	}
 	return out
 }
+
+// TouchRow is the reason of a Touch for whoever may have a row that was not known: look for the subject's rows again.
+const TouchRow = "row"

@@ -36,6 +36,7 @@ const (
 	CodeForeignKeyCycle  = "foreign_key_cycle"      // no order of deletes satisfies the foreign keys
 	CodeAudience         = "audience"               // the audience query does not run, or returns no person key
 	CodeUnmapped         = "unmapped_personal_data" // a column that looks personal and is not mapped
+	CodeFoundAgain       = "found_again"            // a person would be found by a column after phase 2
 	CodeTrigger          = "trigger"                // a trigger fires on what Lethe writes
 	CodeUnsupported      = "value_not_supported"    // a value that has no meaning here
 )

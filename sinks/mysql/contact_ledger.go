@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS {p}touch (
   id     BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
   ref    VARBINARY(32) NOT NULL,
   part   INT NOT NULL,
-  reason VARCHAR(16) NOT NULL CHECK (reason IN ('spread', 'again', 'consult')),
+  reason VARCHAR(16) NOT NULL CHECK (reason IN ('spread', 'again', 'consult', 'row')),
   at     DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
   INDEX due (part, at)
 ) {t}`, `

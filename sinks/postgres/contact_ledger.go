@@ -55,7 +55,7 @@ CREATE TABLE {s}.touch (
   id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   ref    bytea NOT NULL,
   part   integer NOT NULL,
-  reason text NOT NULL CHECK (reason IN ('spread', 'again', 'consult')),
+  reason text NOT NULL CHECK (reason IN ('spread', 'again', 'consult', 'row')),
   at     timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX touch_due ON {s}.touch (part, at);
