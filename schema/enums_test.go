@@ -142,7 +142,7 @@ func TestOnlyGivenAndRenewedPermit(t *testing.T) {
 // DESIGN section 7: the effective receipt is the one of the highest state, then attempt.
 func TestRank(t *testing.T) {
 	order := []ReceiptState{
-		ReceiptPlanned, ReceiptNoMatch, ReceiptAmbiguous, ReceiptSuppressed, ReceiptAwaitingRelease, ReceiptHeld, ReceiptFailed, ReceiptApplied,
+		ReceiptPlanned, ReceiptNoMatch, ReceiptSuppressed, ReceiptAwaitingRelease, ReceiptHeld, ReceiptFailed, ReceiptApplied,
 		ReceiptVerified, ReceiptCancelled,
 	}
 	for i := 1; i < len(order); i++ {
@@ -152,5 +152,8 @@ func TestRank(t *testing.T) {
 	}
 	if ReceiptResurrected.Rank() != ReceiptVerified.Rank() {
 		t.Error("the attempt must decide between verified and resurrected")
+	}
+	if ReceiptAmbiguous.Rank() != ReceiptNoMatch.Rank() {
+		t.Error("what was decided last must decide between ambiguous and no_match")
 	}
 }
