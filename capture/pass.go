@@ -77,6 +77,7 @@ const (
 	RefusedShape   = "no_column"  // a column that the mapping reads is missing
 	RefusedGrant   = "no_grant"   // Lethe's login may not read it
 	RefusedKind    = "not_stored" // a view, a foreign table and the like
+	RefusedOrder   = "no_order"   // MySQL: nothing tells when what was streamed can be seen
 )
 
 // TableRefusedError says that a pass cannot read a table. It needs a person; the other tables are read without it.

@@ -83,7 +83,6 @@ type Pass struct {
 	Full bool
 	// Ordinal is the last one given; the next pass goes on behind it.
 	Ordinal   uint32
-	Events    uint64 // acknowledged
 	Restarts  uint32
 	StartedAt time.Time
 	UpdatedAt time.Time

@@ -37,6 +37,8 @@ type Options struct {
 	StopWithin time.Duration
 	// ResumePoll is how often a Pipeline that stands at a gap looks whether an operator resumed it; default 5 s.
 	ResumePoll time.Duration
+	// Pass is what passes need; the zero value: none are made.
+	Pass PassOptions
 
 	Logger     zerolog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -64,7 +66,7 @@ func (o *Options) validate() error {
 	setDefault(&o.CheckpointEvery, time.Second)
 	setDefault(&o.StopWithin, 10*time.Second)
 	setDefault(&o.ResumePoll, 5*time.Second)
-	return nil
+	return o.Pass.validate()
 }
 
 func setDefault(d *time.Duration, value time.Duration) {

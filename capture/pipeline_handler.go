@@ -9,8 +9,11 @@ import (
 	"lethe/schema"
 )
 
-// assembly is what the source's goroutine needs to make events of changes. Everything in it is reused.
+// assembly is what a goroutine needs to make events of changes. Everything in it is reused. The source's goroutine has one,
+// the pass another.
 type assembly struct {
+	rules      Ruler
+	encoder    Encoder
 	tx         Transaction // in hand
 	position   Position    // of tx
 	detectedAt time.Time
@@ -33,7 +36,8 @@ type occurrence struct {
 	n     uint32
 }
 
-func (a *assembly) init(p *Pipeline) {
+func (a *assembly) init(p *Pipeline, rules Ruler, encoder Encoder) {
+	a.rules, a.encoder = rules, encoder
 	a.event.Source = p.o.Name
 	a.event.ConfigDigest = p.o.ConfigDigest
 	a.event.Kind = schema.KindStream
@@ -56,6 +60,7 @@ func (a *assembly) countUp(table string, op Op) uint32 {
 func (s *session) Begin(tx *Transaction) error {
 	if !s.streaming {
 		s.streaming = true
+		close(s.began)
 		s.p.setState(StateStreaming, "", "")
 	}
 	s.tx, s.position = *tx, tx.Position
@@ -75,6 +80,11 @@ func (s *session) Commit(tx *Transaction) error {
 		position: tx.Position, xid: tx.XID, committedAt: tx.CommittedAt, gaps: s.gaps, set: true,
 	})
 	s.gathering.commits++
+	s.seen = seenCommit{position: tx.Position, committedAt: tx.CommittedAt}
+	if s.moved != nil {
+		close(s.moved)
+		s.moved = nil
+	}
 	s.mu.Unlock()
 	poke(s.wake)
 	return nil
@@ -84,30 +94,38 @@ func (s *session) Commit(tx *Transaction) error {
 func (s *session) Change(c *Change) (err error) {
 	defer func() { s.failure = err }()
 	defer contain(s.p, "applying the rules", &s.position, &err)
+	return s.apply(&s.assembly, c)
+}
+
+// apply makes the events of a change with a.
+func (s *session) apply(a *assembly, c *Change) (err error) {
 	table := ""
 	if c.Table != nil {
 		table = c.Table.Name
 	}
-	n := s.countUp(table, c.Op)
-	s.drafts, err = s.p.o.Rules.Apply(&s.tx, c, s.drafts[:0])
-	if err != nil {
-		return s.stop(c.Op, table, "rule", "compare the mapping with the table; `lethe check` does", err)
+	n := a.ordinal // a row of a pass is told from every other by its place alone
+	if c.Op != OpRead {
+		n = a.countUp(table, c.Op)
 	}
-	for i := range s.drafts {
-		if err := s.emit(c.Op, table, n, &s.drafts[i]); err != nil {
+	a.drafts, err = a.rules.Apply(&a.tx, c, a.drafts[:0])
+	if err != nil {
+		return a.stop(c.Op, table, "rule", "compare the mapping with the table; `lethe check` does", err)
+	}
+	for i := range a.drafts {
+		if err := s.emit(a, c.Op, table, n, &a.drafts[i]); err != nil {
 			return err
 		}
 	}
-	s.ordinal++
+	a.ordinal++
 	return nil
 }
 
-func (s *session) stop(op Op, table, cause, hint string, err error) error {
+func (a *assembly) stop(op Op, table, cause, hint string, err error) error {
 	if stop := (*StopError)(nil); errors.As(err, &stop) {
 		return err
 	}
 	return &StopError{
-		Op: fmt.Sprintf("applying the rules to %s of %s", op, table), Cause: cause, Position: s.position, Hint: hint, Err: err,
+		Op: fmt.Sprintf("applying the rules to %s of %s", op, table), Cause: cause, Position: a.position, Hint: hint, Err: err,
 	}
 }
 
@@ -115,15 +133,15 @@ func (s *session) stop(op Op, table, cause, hint string, err error) error {
 var errNoSubject = errors.New("the rule gave an event without a subject key")
 
 // emit makes the event of a draft and puts it into the gathering shipment.
-func (s *session) emit(op Op, table string, n uint32, d *Draft) error {
-	ev := &s.event
+func (s *session) emit(a *assembly, op Op, table string, n uint32, d *Draft) error {
+	ev := &a.event
 	ids := s.p.o.IDs
 	ev.EventID = ids.EventID(schema.EventKey{
-		Incarnation: s.incarnation, Epoch: s.position.Epoch, Number: s.position.Commit,
+		Incarnation: s.incarnation, Epoch: a.position.Epoch, Number: a.position.Commit,
 		Table: table, PK: d.PK, Op: uint8(op), Occurrence: n, Rule: d.Rule,
 	})
-	ev.Order = schema.NewOrder(s.incarnation, s.position.Epoch, s.position.Commit, s.ordinal)
-	ev.CommittedAt, ev.DetectedAt = s.tx.CommittedAt, s.detectedAt
+	ev.Order = schema.NewOrder(s.incarnation, a.position.Epoch, a.position.Commit, a.ordinal)
+	ev.CommittedAt, ev.DetectedAt = a.tx.CommittedAt, a.detectedAt
 	ev.Rule, ev.Body, ev.CRMKey = d.Rule, d.Body, d.SubjectKey
 	ev.SubjectRef, ev.CaseID = schema.SubjectRef{}, schema.CaseID{}
 	all := false
@@ -132,7 +150,11 @@ func (s *session) emit(op Op, table string, n uint32, d *Draft) error {
 		all = true
 	case *schema.Gap:
 		all = true
-		s.openGap(body, ev.Order, table)
+		if body.Opened {
+			s.openGap(body, ev.Order, table)
+		} else {
+			body.To = ev.Order
+		}
 	case *schema.ConsentChange:
 		body.Contact = s.contact(d)
 	case *schema.ContactPoint:
@@ -140,23 +162,23 @@ func (s *session) emit(op Op, table string, n uint32, d *Draft) error {
 	}
 	if !all {
 		if len(d.SubjectKey) == 0 {
-			return s.stop(op, table, "rule", "this is a defect of Lethe: report it with the rule's name", errNoSubject)
+			return a.stop(op, table, "rule", "this is a defect of Lethe: report it with the rule's name", errNoSubject)
 		}
-		ev.SubjectRef = s.refs.get(d.SubjectKey)
+		ev.SubjectRef = a.refs.get(d.SubjectKey)
 		if t := d.Body.Type(); t == schema.TypeSubjectErasure || t == schema.TypeSourceReport {
 			ev.CaseID = ids.CaseID(ev.SubjectRef)
 		}
 	}
 	var err error
-	if s.value, err = s.p.o.Encoder.Append(s.value[:0], ev); err != nil {
-		return s.stop(op, table, "encode", "the event cannot be encoded: report it with the rule's name", err)
+	if a.value, err = a.encoder.Append(a.value[:0], ev); err != nil {
+		return a.stop(op, table, "encode", "the event cannot be encoded: report it with the rule's name", err)
 	}
 	if all {
-		s.key = s.key[:0]
+		a.key = a.key[:0]
 	} else {
-		s.key = ev.SubjectRef.AppendText(s.key[:0])
+		a.key = ev.SubjectRef.AppendText(a.key[:0])
 	}
-	return s.put(d.Body.Type(), all)
+	return s.put(a, d.Body.Type(), all)
 }
 
 func (s *session) contact(d *Draft) (ref schema.ContactRef) {
@@ -172,23 +194,22 @@ func (s *session) openGap(g *schema.Gap, at schema.Order, table string) {
 	if g.GapID == "" {
 		g.GapID = gapID(s.p.o.Name, s.incarnation, g.Cause, s.position, table)
 	}
-	if g.Opened {
-		s.gaps = append(s.gaps, OpenGap{ID: g.GapID, Cause: g.Cause, From: g.From, OpenedAt: s.tx.CommittedAt})
-	}
+	s.gapsOpened.Add(1)
+	s.gaps = append(s.gaps, OpenGap{ID: g.GapID, Cause: g.Cause, From: g.From, OpenedAt: s.tx.CommittedAt})
 }
 
 // put adds the encoded event to the gathering shipment. A source that heeds Full never blocks here: there is room for
 // what it has already read.
-func (s *session) put(t schema.Type, all bool) error {
+func (s *session) put(a *assembly, t schema.Type, all bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
 		g := s.gathering
 		var err error
 		if all {
-			err = g.unit.AppendAll(s.value)
+			err = g.unit.AppendAll(a.value)
 		} else {
-			err = g.unit.Append(s.key, s.value)
+			err = g.unit.Append(a.key, a.value)
 		}
 		if err == nil {
 			g.filled = true
@@ -200,7 +221,7 @@ func (s *session) put(t schema.Type, all bool) error {
 		}
 		if !errors.Is(err, ErrUnitFull) {
 			return &StopError{
-				Op: "adding an event to the unit", Cause: "too_large", Position: s.position, Err: err,
+				Op: "adding an event to the unit", Cause: "too_large", Position: a.position, Err: err,
 				Hint: "raise max.message.bytes of the events topic",
 			}
 		}

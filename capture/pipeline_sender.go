@@ -81,13 +81,13 @@ func (s *session) linger(ctx context.Context, commits int) {
 	}
 }
 
-// take hands the gathering shipment to the sender when there is something to gain: a commit in it, or a unit's worth of a
-// transaction that is still coming.
+// take hands the gathering shipment to the sender when there is something to gain: a commit in it, a unit's worth of a
+// transaction that is still coming, or somebody who waits for what is in it.
 func (s *session) take() *shipment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh := s.gathering
-	if !sh.mark.set && (!sh.ripe || !sh.filled) {
+	if !sh.mark.set && (!sh.ripe || !sh.filled) && len(sh.notes) == 0 {
 		if s.drained != nil {
 			close(s.drained)
 			s.drained = nil
@@ -161,10 +161,23 @@ func (s *session) acknowledged(sh *shipment) {
 			st.LastCommit, st.LastCommitAt = sh.mark.position, sh.mark.committedAt
 		}
 	})
+	for _, note := range sh.notes {
+		close(note)
+	}
 	sh.reset()
 	s.mu.Lock()
 	s.spare = sh
 	s.mu.Unlock()
+}
+
+// note returns a channel that is closed when Kafka has acknowledged all that was put so far.
+func (s *session) note() <-chan struct{} {
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.gathering.notes = append(s.gathering.notes, done)
+	s.mu.Unlock()
+	poke(s.wake)
+	return done
 }
 
 // advance moves m to a later commit and keeps the gaps of the earlier ones.

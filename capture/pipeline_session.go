@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lethe/schema"
@@ -16,7 +17,8 @@ import (
 // what is in Kafka.
 //
 // Three goroutines work in it. The source's own calls Begin, Change and Commit and encodes into the unit that gathers; the
-// sender publishes the unit before that; the checkpointer writes the newest acknowledged commit and tells the source.
+// sender publishes the unit before that; the checkpointer writes the newest acknowledged commit and tells the source. While a
+// pass is made its workers put rows into the gathering unit too.
 type session struct {
 	p           *Pipeline
 	incarnation uint32
@@ -37,6 +39,12 @@ type session struct {
 	wake  chan struct{} // capacity 1: there may be something to send
 	hurry chan struct{} // capacity 1: do not linger
 	never chan struct{} // is never closed
+	began chan struct{} // closed at the first transaction
+
+	seen  seenCommit    // the newest commit that the source handed over; guarded by mu
+	moved chan struct{} // closed when seen moves; nil: nobody waits; guarded by mu
+	// gapsOpened counts the gaps that the stream met.
+	gapsOpened atomic.Uint64
 
 	// The checkpointer's part.
 	ackMu   sync.Mutex
@@ -55,6 +63,12 @@ type mark struct {
 	set         bool
 }
 
+// seenCommit is a commit that the source has handed over.
+type seenCommit struct {
+	position    Position
+	committedAt time.Time
+}
+
 // shipment is a unit with what becomes true when it is acknowledged.
 type shipment struct {
 	unit    Unit
@@ -63,13 +77,15 @@ type shipment struct {
 	events  [schema.TypeLast + 1]uint32
 	filled  bool // holds at least one record
 	ripe    bool // worth sending although no commit is in it
+	// notes are closed when all that was put before them is acknowledged.
+	notes []chan struct{}
 }
 
 func (s *shipment) reset() {
 	s.unit.Reset()
 	s.mark, s.commits = mark{}, 0
 	s.events = [schema.TypeLast + 1]uint32{}
-	s.filled, s.ripe = false, false
+	s.filled, s.ripe, s.notes = false, false, nil
 }
 
 // runSession returns nil only after a graceful stop.
@@ -128,8 +144,10 @@ func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 		saving:    make(chan struct{}, 1),
 		hurry:     make(chan struct{}, 1),
 		never:     make(chan struct{}),
+		began:     make(chan struct{}),
 	}
-	s.assembly.init(p)
+	s.assembly.init(p, p.o.Rules, p.o.Encoder)
+	s.seen = seenCommit{position: c.Position, committedAt: c.CommittedAt}
 	p.update(func(st *Status) {
 		st.Incarnation, st.Gaps, st.Failing = c.Incarnation, c.Gaps, ""
 		st.Checkpoint, st.CheckpointAt = c.Position, c.WrittenAt
@@ -154,13 +172,22 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.work = work
 	source := make(chan error, 1)
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	var others sync.WaitGroup
 	others.Go(func() { failed <- contained(s.p, "publishing", nil, func() error { return s.send(work) }) })
 	others.Go(func() {
 		failed <- contained(s.p, "writing checkpoints", nil, func() error { return s.checkpoints(work) })
 	})
 	others.Go(func() { s.beat(work) })
+	passing, stopPassing := context.WithCancel(work)
+	defer stopPassing()
+	if x := s.newPasser(); x != nil {
+		others.Go(func() {
+			if err := contained(s.p, "making a pass", nil, func() error { return x.run(passing) }); err != nil {
+				failed <- err
+			}
+		})
+	}
 	s.p.o.Rules.Begin()
 	go func() {
 		source <- contained(s.p, "reading the log", &s.position, func() error { return s.p.o.Source.Run(work, from, s) })
@@ -171,6 +198,7 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 	select {
 	case err = <-source:
 		sourceEnded = true
+		stopPassing()
 		if err == nil {
 			err = errors.New("the source ended its stream without an error")
 		}
@@ -185,6 +213,7 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 	case gap := <-s.p.reports:
 		err = gap
 	case <-ctx.Done():
+		stopPassing()
 		err = s.stopGracefully(work)
 	}
 	cancel()

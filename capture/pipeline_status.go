@@ -43,6 +43,12 @@ type Status struct {
 	Lag  time.Duration
 	Gaps []OpenGap
 
+	// Pass is the pass that is being made, or the newest that was; nil: none that this process knows of. It belongs to nobody:
+	// it is not altered.
+	Pass *Pass
+	// PassFailing is what the pass is trying to get over; empty while it goes on.
+	PassFailing string
+
 	// Failing is the code of the error that the publisher is trying to get over; empty while Kafka acknowledges.
 	Failing string
 
@@ -71,6 +77,8 @@ type totals struct {
 	checkpointErrors atomic.Uint64
 	heartbeatErrors  atomic.Uint64
 	restarts         atomic.Uint64
+	passRows         atomic.Uint64
+	passErrors       atomic.Uint64
 }
 
 // Status returns a snapshot. Any goroutine may call it.
@@ -145,6 +153,7 @@ func (p *Pipeline) register(r prometheus.Registerer) error {
 		gauge("lethe_capture_open_gaps", "Gaps that no pass has closed.",
 			func(s *Status) float64 { return float64(len(s.Gaps)) }),
 	}
+	list = append(list, p.passMetrics(counter, gauge)...)
 	for _, state := range states {
 		list = append(list, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lethe_capture_state", Help: "1 for the state that capture is in.",

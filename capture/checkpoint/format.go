@@ -1,12 +1,10 @@
 package checkpoint
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -93,23 +91,9 @@ var (
 )
 
 func decode(source string, b []byte) (*capture.Checkpoint, error) {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, errForm
-	}
-	if head.Version != version {
-		return nil, fmt.Errorf("%w: %d, this Lethe knows %d", errVersion, head.Version, version)
-	}
 	var d document
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&d); err != nil {
-		return nil, errForm
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errForm
+	if err := decodeStrictly(b, &d); err != nil {
+		return nil, err
 	}
 	if d.Source != source {
 		return nil, errSource

@@ -39,14 +39,18 @@ type Store struct {
 	tried  [][]byte            // values that Save has sent since, and that may be in the topic although it failed
 }
 
-// New wires a Store; it opens nothing.
-func New(o Options) *Store {
+func (o *Options) defaults() {
 	if o.LoadWithin <= 0 {
 		o.LoadWithin = 30 * time.Second
 	}
 	if o.SaveWithin <= 0 {
 		o.SaveWithin = 10 * time.Second
 	}
+}
+
+// New wires a Store; it opens nothing.
+func New(o Options) *Store {
+	o.defaults()
 	return &Store{o: o, end: -1}
 }
 
@@ -59,7 +63,7 @@ const tail = 256
 func (s *Store) Load(ctx context.Context) (*capture.Checkpoint, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.LoadWithin)
 	defer cancel()
-	first, end, err := s.bounds(ctx)
+	first, end, err := bounds(ctx, s.o.Conn)
 	if err != nil {
 		return nil, err
 	}
@@ -97,9 +101,10 @@ func (s *Store) seen(c *capture.Checkpoint, end int64) {
 	s.newest, s.end, s.tried = c, end, nil
 }
 
-func (s *Store) bounds(ctx context.Context) (first, end int64, err error) {
-	topic := s.o.Conn.CheckpointsTopic()
-	res, err := s.o.Conn.Client().ListOffsets(ctx, &kafka.ListOffsetsRequest{
+// bounds asks where the topic begins and ends.
+func bounds(ctx context.Context, conn *kafkaconn.Conn) (first, end int64, err error) {
+	topic := conn.CheckpointsTopic()
+	res, err := conn.Client().ListOffsets(ctx, &kafka.ListOffsetsRequest{
 		Topics: map[string][]kafka.OffsetRequest{topic: {kafka.FirstOffsetOf(0), kafka.LastOffsetOf(0)}},
 	})
 	if err == nil && (len(res.Topics[topic]) != 1 || res.Topics[topic][0].Error != nil) {
@@ -236,7 +241,7 @@ func (s *Store) superseded(ctx context.Context) error {
 	if s.end < 0 {
 		return nil
 	}
-	_, end, err := s.bounds(ctx)
+	_, end, err := bounds(ctx, s.o.Conn)
 	if err != nil {
 		return err
 	}

@@ -80,6 +80,11 @@ type Source struct {
 	sql *pgx.Conn
 	// published is the publication as it was when the first stream started.
 	published *publication
+
+	visible visibility
+	readers readers
+	walkMu  sync.Mutex
+	walks   map[string]*walk // by table, as PassTable found them last
 }
 
 var _ capture.Source = (*Source)(nil)
@@ -93,7 +98,7 @@ func New(o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{o: o, metrics: m}, nil
+	return &Source{o: o, metrics: m, readers: readers{o: o}, walks: map[string]*walk{}}, nil
 }
 
 // Run streams as capture.Source says. Its errors: *capture.GapError, *ColumnError, *IdentityError, *DecodeError and
@@ -144,14 +149,15 @@ func (s *Source) Acknowledge(p capture.Position) {
 	}
 }
 
-// Close closes the ordinary connection. It does not end Run.
+// Close closes the ordinary connections. It does not end Run.
 func (s *Source) Close(ctx context.Context) error {
+	err := s.readers.close(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sql == nil {
-		return nil
+		return err
 	}
-	err := s.sql.Close(ctx)
+	err = errors.Join(err, s.sql.Close(ctx))
 	s.sql = nil
 	return err
 }

@@ -96,6 +96,7 @@ func (s *Source) start(ctx context.Context, conn *replicationConn, start startPo
 		every: interval(time.Duration(ms) * time.Millisecond), lastWire: now, writeWithin: writeTimeout,
 	}
 	st.throttle, _ = h.(capture.Throttle)
+	s.visible.begins()
 	// What an earlier Run acknowledged may be of a history that is no more.
 	s.acked.Store(0)
 	return st, nil
@@ -290,8 +291,8 @@ func (st *stream) message(ctx context.Context, lsn uint64, msg []byte) error {
 		return st.truncate(ctx, lsn)
 	case kindMessage:
 		m := &st.dec.message
-		if !m.transactional || string(m.prefix) != MessagePrefix || st.passing {
-			return nil
+		if !m.transactional || string(m.prefix) != MessagePrefix || st.passing || string(m.content) == markContent {
+			return nil // a mark is there for its place alone: its commit is handed over
 		}
 		return st.hand(ctx, lsn, &capture.Change{Op: capture.OpMessage, Message: m.content})
 	case kindCommit:
@@ -396,6 +397,7 @@ func (st *stream) commit(lsn uint64) error {
 		return &DecodeError{LSN: lsn, Err: errors.New("commit of another transaction than was begun")}
 	}
 	st.tx = nil
+	st.src.visible.commits(tx.XID)
 	if st.passing {
 		st.passing = false
 		return nil

@@ -37,14 +37,17 @@ type SlotStatus struct {
 // a few milliseconds on the server; every ten seconds is enough.
 func (s *Source) Watch(ctx context.Context) (SlotStatus, error) {
 	var st SlotStatus
+	s.readers.tidy(ctx)
 	err := s.withSQL(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var safe *int64
+		var seen string
 		err := conn.QueryRow(ctx, `SELECT active, coalesce(wal_status, 'lost'), safe_wal_size,
 				coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::int8,
 				coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::int8,
-				coalesce(confirmed_flush_lsn - '0/0'::pg_lsn, 0)::int8, (pg_current_wal_lsn() - '0/0'::pg_lsn)::int8
+				coalesce(confirmed_flush_lsn - '0/0'::pg_lsn, 0)::int8, (pg_current_wal_lsn() - '0/0'::pg_lsn)::int8,
+				pg_catalog.pg_current_snapshot()::text
 			FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, s.o.Slot).
-			Scan(&st.Active, &st.WALStatus, &safe, &st.RetainedWAL, &st.Lag, &st.Confirmed, &st.Current)
+			Scan(&st.Active, &st.WALStatus, &safe, &st.RetainedWAL, &st.Lag, &st.Confirmed, &st.Current, &seen)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			return &capture.GapError{
@@ -53,6 +56,9 @@ func (s *Source) Watch(ctx context.Context) (SlotStatus, error) {
 			}
 		case err != nil:
 			return fmt.Errorf("reading the state of slot %s: %w", s.o.Slot, pii.DriverError(err))
+		}
+		if snap, err := parseSnapshot(seen); err == nil {
+			s.visible.sees(snap, 0) // so that no more is kept than ten seconds have
 		}
 		st.SafeWAL = -1
 		if safe != nil {
