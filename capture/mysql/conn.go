@@ -32,12 +32,14 @@ var sessionSettings = map[string]string{
 	"sql_mode": "'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'", "lock_wait_timeout": "10", "innodb_lock_wait_timeout": "10",
 }
 
-// openSQL opens a pool of at most n connections. settings are session variables beside sessionSettings.
-func (s *Source) openSQL(n int, settings map[string]string) (*sql.DB, error) {
+// openSQL opens a pool of at most n connections. settings are session variables beside sessionSettings. parseTime says whether
+// dates come as time.Time or as they are stored.
+func (s *Source) openSQL(n int, settings map[string]string, parseTime bool) (*sql.DB, error) {
 	cfg, err := s.o.Login.Config()
 	if err != nil {
 		return nil, err
 	}
+	cfg.ParseTime = parseTime
 	bound := min(sqlTimeout, s.o.Liveness)
 	cfg.Timeout = min(cfg.Timeout, bound)
 	if cfg.ReadTimeout == 0 {
@@ -84,7 +86,7 @@ func (s *Source) pool() (*sql.DB, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sql == nil {
-		db, err := s.openSQL(ordinary, nil)
+		db, err := s.openSQL(ordinary, nil, true)
 		if err != nil {
 			return nil, err
 		}
@@ -101,6 +103,10 @@ func (s *Source) leave() {
 	if s.sql != nil {
 		s.sql.SetMaxIdleConns(0)
 		s.sql.SetMaxIdleConns(ordinary)
+	}
+	if s.reading != nil {
+		s.reading.db.SetMaxIdleConns(0)
+		s.reading.db.SetMaxIdleConns(readers)
 	}
 }
 

@@ -45,7 +45,7 @@ type lock struct {
 
 // takeLock fails with capture.ErrSlotInUse where somebody else has it. It waits a second for one who is leaving.
 func (s *Source) takeLock(ctx context.Context) (*lock, error) {
-	db, err := s.openSQL(1, map[string]string{"wait_timeout": lockTimeout, "net_read_timeout": lockTimeout})
+	db, err := s.openSQL(1, map[string]string{"wait_timeout": lockTimeout, "net_read_timeout": lockTimeout}, true)
 	if err != nil {
 		return nil, err
 	}

@@ -82,6 +82,11 @@ type Source struct {
 	// place is where the stream stands in the server's files; empty while none runs.
 	place filePlace
 	read  string // position of the last commit that was handed over
+	// streams names the server that is streamed; empty while none is.
+	streams string
+	reading *reading             // the connections that read tables; nil: not opened yet
+	visible domainSet            // MariaDB: a snapshot had everything up to here
+	walks   map[string]*toldWalk // by table
 }
 
 var _ capture.Source = (*Source)(nil)
@@ -95,7 +100,9 @@ func New(o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{o: o, metrics: m, holeWithin: holeWithin, attendEvery: attendEvery, settleWithin: settleWithin}, nil
+	return &Source{
+		o: o, metrics: m, holeWithin: holeWithin, attendEvery: attendEvery, settleWithin: settleWithin, walks: map[string]*toldWalk{},
+	}, nil
 }
 
 // Run streams as capture.Source says, holding the named lock as long as it runs. Its errors: *capture.GapError, *SetupError,
@@ -133,14 +140,18 @@ func (s *Source) begin(from *capture.Checkpoint) {
 	}
 }
 
-// Close closes the ordinary connection. It does not end Run.
+// Close closes the ordinary connections and those that read tables. It does not end Run.
 func (s *Source) Close(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sql == nil {
-		return nil
+	var err error
+	if s.sql != nil {
+		err = s.sql.Close()
+		s.sql = nil
 	}
-	err := s.sql.Close()
-	s.sql = nil
+	if s.reading != nil {
+		err = errors.Join(err, s.reading.db.Close())
+		s.reading = nil
+	}
 	return err
 }

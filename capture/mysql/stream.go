@@ -91,6 +91,8 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 	})
 	defer closing()
 	s.setPlace(filePlace{}, start.history.position())
+	s.setStreams(start.facts.systemID())
+	defer s.setStreams("")
 	streamer, err := st.dump(b, start)
 	if err == nil {
 		_, err = streamer.GetEvent(ctx) // nothing but the end comes this way
@@ -115,6 +117,13 @@ func (s *Source) setPlace(p filePlace, read string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.place, s.read = p, read
+}
+
+// setStreams remembers which server is streamed. What a snapshot of another one had says nothing.
+func (s *Source) setStreams(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams, s.visible = id, nil
 }
 
 // errStopped is what the library is told when we stop; it is not looked at again.

@@ -111,6 +111,10 @@ func (st *stream) commit() error {
 	st.lastHanded = now
 	st.tx.Position.End = st.tx.Position.Commit + 1
 	st.tx.Position.GTID = st.history.position()
+	// Before the Handler knows of the commit: whoever reads tables for it has to find the commit's place.
+	place := st.at
+	place.committedAt = st.tx.CommittedAt
+	st.src.setPlace(place, st.tx.Position.GTID)
 	if err := st.h.Commit(&st.tx); err != nil {
 		return err
 	}
@@ -119,9 +123,6 @@ func (st *stream) commit() error {
 		st.flushCounts()
 		st.src.metrics.epoch.Set(float64(st.tx.Position.Epoch))
 	}
-	place := st.at
-	place.committedAt = st.tx.CommittedAt
-	st.src.setPlace(place, st.tx.Position.GTID)
 	return nil
 }
 

@@ -56,17 +56,20 @@ func (s *Source) EmitHeartbeat(ctx context.Context) error {
 	if s.o.Heartbeat == "" {
 		return nil
 	}
-	return s.withSQL(ctx, func(ctx context.Context, conn *sql.Conn) error {
-		statement := "UPDATE " + quoteTable(s.o.Heartbeat) + " SET " + heartbeatColumn + " = ?, beat = beat + 1 WHERE id = 1" //nolint:gosec // quoted
-		res, err := conn.ExecContext(ctx, statement, time.Now().UnixMilli())
-		if err != nil {
-			return fmt.Errorf("writing a heartbeat into %s: %w", s.o.Heartbeat, pii.DriverError(err))
-		}
-		if n, err := res.RowsAffected(); err == nil && n == 0 {
-			return &SetupError{What: "table " + s.o.Heartbeat + " has no row", Hint: "`lethe setup` makes it"}
-		}
-		return nil
-	})
+	return s.withSQL(ctx, s.beat)
+}
+
+// beat changes the row of the heartbeat table.
+func (s *Source) beat(ctx context.Context, conn *sql.Conn) error {
+	statement := "UPDATE " + quoteTable(s.o.Heartbeat) + " SET " + heartbeatColumn + " = ?, beat = beat + 1 WHERE id = 1" //nolint:gosec // quoted
+	res, err := conn.ExecContext(ctx, statement, time.Now().UnixMilli())
+	if err != nil {
+		return fmt.Errorf("writing a heartbeat into %s: %w", s.o.Heartbeat, pii.DriverError(err))
+	}
+	if n, err := res.RowsAffected(); err == nil && n == 0 {
+		return &SetupError{What: "table " + s.o.Heartbeat + " has no row", Hint: "`lethe setup` makes it"}
+	}
+	return nil
 }
 
 // heartbeatColumn holds the time of the last heartbeat.
