@@ -23,7 +23,7 @@ type walk struct {
 	key   []int // columns of table
 	form  string
 	oid   uint32
-	types []uint32 // by column of table
+	types []uint32 // by column of table; of a domain the base type
 	first string   // the statement for the first chunk, for $1 the number of rows
 	next  string   // …and for the others, with the key of the last row in front
 	most  atomic.Int64
@@ -123,6 +123,10 @@ func (s *Source) planWalk(ctx context.Context, conn *pgx.Conn, name string) (*wa
 	if err := w.describe(ctx, conn, columns); err != nil {
 		return nil, fmt.Errorf("reading the catalog about %s: %w", name, pii.DriverError(err))
 	}
+	for i := range w.table.Columns {
+		// The rules make references to contact points of the key.
+		w.table.Columns[i].Key = slices.ContainsFunc(key, func(k keyColumn) bool { return k.name == w.table.Columns[i].Name })
+	}
 	if err := readable(ctx, conn, t, columns); err != nil {
 		return nil, err
 	}
@@ -175,7 +179,7 @@ func walkKey(ctx context.Context, conn *pgx.Conn, t *catalogTable) ([]keyColumn,
 
 // describe finds the columns' types, with the names that they have in the stream: a domain has its base type's.
 func (w *walk) describe(ctx context.Context, conn *pgx.Conn, columns []string) error {
-	r, err := conn.Query(ctx, `SELECT a.attname, a.atttypid, b.oid, CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE n.nspname || '.' END || b.typname
+	r, err := conn.Query(ctx, `SELECT a.attname, b.oid, CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE n.nspname || '.' END || b.typname
 		FROM pg_catalog.pg_attribute a, LATERAL (
 			WITH RECURSIVE base(oid, of) AS (
 				SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid
@@ -186,14 +190,14 @@ func (w *walk) describe(ctx context.Context, conn *pgx.Conn, columns []string) e
 	if err != nil {
 		return err
 	}
-	var oid, base uint32
+	var base uint32
 	var name, typeName string
-	_, err = pgx.ForEachRow(r, []any{&name, &oid, &base, &typeName}, func() error {
+	_, err = pgx.ForEachRow(r, []any{&name, &base, &typeName}, func() error {
 		if known := builtinTypes[base]; known != "" {
 			typeName = known
 		}
-		w.table.Columns = append(w.table.Columns, capture.Column{Name: name, Type: typeName, Key: true})
-		w.types = append(w.types, oid)
+		w.table.Columns = append(w.table.Columns, capture.Column{Name: name, Type: typeName})
+		w.types = append(w.types, base) // as answers describe it
 		return nil
 	})
 	return err
