@@ -30,6 +30,9 @@ func (s *Source) ReadChunk(ctx context.Context, c capture.ChunkRequest, fn func(
 		if err != nil {
 			return nil, false, err
 		}
+		if known.walk.text != known.told {
+			return nil, false, changed(c.Table) // an earlier call has said so too
+		}
 		limit := c.Limit
 		if known.limit > 0 {
 			limit = min(limit, known.limit)

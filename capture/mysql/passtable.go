@@ -82,10 +82,12 @@ func (s *Source) remake(ctx context.Context, conn *sql.Conn, table string) error
 	known.walk = w
 	s.walks[table] = &known
 	if w.text != known.told {
-		return fmt.Errorf("reading table %s: %w", table, capture.ErrTableChanged)
+		return changed(table)
 	}
 	return nil
 }
+
+func changed(table string) error { return fmt.Errorf("reading table %s: %w", table, capture.ErrTableChanged) }
 
 // makeWalk reads how a table is made. A shape that is known keeps its *capture.Table.
 func (s *Source) makeWalk(ctx context.Context, conn *sql.Conn, table string) (*walk, error) {
