@@ -125,6 +125,11 @@ func FactOf(ev *schema.Event) (f Fact, s Strictness, ok bool) {
 		// beat every withdrawal until then.
 		if !ev.CommittedAt.IsZero() && f.AsOf.After(ev.CommittedAt) {
 			f.AsOf = ev.CommittedAt
+			// A pass does not know when the row was committed: bound by its own time, the row would beat what was withdrawn
+			// since. A permission loses against whatever has a time.
+			if ev.Kind == schema.KindSnapshot && f.State.Strictness() == Permission {
+				f.AsOf = time.Time{}
+			}
 		}
 	case *schema.Objection:
 		f.Scope, f.State = ObjectionScope(b.Scope), StateLifted

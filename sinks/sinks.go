@@ -37,13 +37,15 @@ type Batch struct {
 
 // Outcome is what became of a batch.
 type Outcome struct {
-	Places    []Place // after the commit
-	Applied   int
-	Unchanged int
-	Stale     int
-	NoMatch   int
-	Refused   int
-	Parked    int
+	Places  []Place // after the commit
+	Applied int
+	// Reconciled are what a pass has read that was not known.
+	Reconciled int
+	Unchanged  int
+	Stale      int
+	NoMatch    int
+	Refused    int
+	Parked     int
 	// Unusable is the commit-to-commit latency of each erasure, objection, restriction and withdrawal in the batch.
 	Unusable []time.Duration
 }

@@ -231,6 +231,7 @@ func (m *workerMetrics) applied(out *Outcome, events int, took time.Duration) {
 		n    int
 	}{
 		{"applied", out.Applied},
+		{"reconciled", out.Reconciled},
 		{"unchanged", out.Unchanged},
 		{"stale", out.Stale},
 		{"no_match", out.NoMatch},

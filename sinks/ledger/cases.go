@@ -55,6 +55,7 @@ type OpenedCase struct {
 	Work      CaseWork
 	Erased    bool // phase 2 has run once: what it destroyed does not come back by a decision
 	Subject   *Subject
+	Doubts    []*Target         // rows found while reading back that a person has to decide about
 	Held      []schema.Residual // what verification found to be held, and until when
 
 	Burst    int // cases opened within the breaker's window around this one
@@ -66,6 +67,7 @@ type OpenedCase struct {
 // keys, and goes when the case is verified.
 type CaseWork struct {
 	Persons []string `json:"persons,omitempty"` // person.key in text form
+	Method  string   `json:"method,omitempty"`  // how they were found, where not by the CRM key
 }
 
 // Encode returns the JSON of the work; nil where there is none.
@@ -82,6 +84,13 @@ type OpenCase struct {
 	CaseID    schema.CaseID
 	Committed time.Time
 	Digest    [32]byte
+
+	// In a replica that finds persons by match keys, where every case of the subject is looked at:
+	State    string
+	Matched  bool // a row was certain when it was last looked at, and phase 1 done
+	Code     string
+	Attempts int
+	Undo     []UndoEntry
 }
 
 // Followed is an objection or restriction that took effect and is to be read back.
@@ -142,7 +151,7 @@ func (x *OpenedCase) Trips(cfg *config.Replica) bool {
 // read-back says whether anything is left. Where phase 2 takes the CRM key it cannot say so, because nobody can tell a row
 // that is gone from one that has lost its key.
 func (x *OpenedCase) Lost(crmErased bool) bool {
-	return !x.Subject.Effect.Matched && (!x.Erased || crmErased)
+	return !x.Subject.Effect.Found() && (!x.Erased || crmErased)
 }
 
 // Failed counts an attempt of a case that did not succeed; suppressed says that phase 2 did not run. over says that it was
@@ -156,10 +165,10 @@ func (c *Core) Failed(x *OpenedCase, suppressed bool) (pause time.Duration, over
 }
 
 // Postponed says why a case of which nothing was found is not called verified yet, and how long it is left alone; 0: it is.
-func Postponed(gaps, unmapped []string) (wait, code string, pause time.Duration) {
-	switch {
-	case len(gaps) > 0:
-		return WaitGap, ReasonGap, GapRecheck
+func Postponed(now Standing, unmapped []string) (wait, code string, pause time.Duration) {
+	switch reason := now.Waits(); {
+	case reason != "":
+		return WaitGap, reason, GapRecheck
 	case len(unmapped) > 0:
 		return WaitNone, ReasonUnmapped, UnmappedRecheck
 	}

@@ -3,7 +3,6 @@ package ledger
 import (
 	"bytes"
 	"slices"
-	"strings"
 	"time"
 
 	"lethe/schema"
@@ -20,11 +19,10 @@ type Life struct {
 	Findings []Noted // to be written
 	Mended   []Noted // to be taken away: by reference, kind and scope
 
-	wanted   []holding // values that subjects hold newly
-	fallen   []fallen
-	taken    bool
-	erasures map[*Subject]schema.Order // of the unit's own records: the first of each subject
-	last     map[pointInCommit]schema.Order
+	fallen  []fallen
+	last    map[pointInCommit]schema.Order
+	blocked map[[32]byte][]Block  // told by Meet
+	held    map[[32]byte][]Holder // told by Meet
 }
 
 // pointInCommit is a contact point in one commit of the source.
@@ -59,15 +57,6 @@ type Holder struct {
 	ErasedOrder []byte
 }
 
-// holding is a value that a subject holds at a contact point since an event.
-type holding struct {
-	s       *Subject
-	contact schema.ContactRef
-	value   [32]byte
-	order   schema.Order
-	event   schema.EventID
-}
-
 // fallen is a consent that fell with its contact point.
 type fallen struct {
 	s       *Subject
@@ -77,75 +66,57 @@ type fallen struct {
 	order   schema.Order
 }
 
-// TakeContacts takes in the contact points and joined duplicates of the unit, whatever their place among its records: facts
-// compare their own place with that of a change. It returns the values that subjects hold newly; the dialect looks for what
-// stands about them elsewhere, tells Meet, and goes on with Dispatch.
-func (u *Unit) TakeContacts() [][32]byte {
-	if u.Life.taken {
-		return nil
-	}
-	u.Life.taken = true
-	if !u.lookAhead() {
-		return nil
-	}
+// Wanted are the values that the unit's contact points bring, and that their subjects do not hold yet: the dialect looks for what stands
+// about them elsewhere, and tells Meet before Dispatch.
+func (u *Unit) Wanted() [][32]byte {
+	u.takePasses()
+	var out [][32]byte
 	for i := range u.Results {
 		x := &u.Results[i]
-		switch body := x.Event.Body.(type) {
-		case *schema.ContactPoint:
-			if u.overtaken(x, body) {
-				x.Outcome = OutcomeRecorded
-				continue
-			}
-			u.takeContact(x, body)
-		case *schema.SubjectMerged:
-			u.takeMerged(x, body)
+		body, ok := x.Event.Body.(*schema.ContactPoint)
+		if !ok || body.Removed || body.Past || x.Outcome == OutcomeElsewhere {
+			continue
 		}
-	}
-	return u.Wanted()
-}
-
-// Wanted are the values that TakeContacts or Consult wants to know more about.
-func (u *Unit) Wanted() [][32]byte {
-	var out [][32]byte
-	for i := range u.Life.wanted {
-		if v := u.Life.wanted[i].value; !slices.Contains(out, v) {
-			out = append(out, v)
+		var held [][32]byte
+		if c := x.Subject.Contact(body.Contact); c != nil && c.Live() {
+			held = c.values(false)
+		}
+		x.keys = u.Core.storedKeys(body.Keys)
+		for k := range x.keys {
+			if key := &x.keys[k]; key.Strict() && !slices.Contains(held, key.Value) {
+				out = append(out, key.Value)
+			}
 		}
 	}
 	return out
 }
 
-// lookAhead notes what later records of the unit mean for earlier ones, and reports whether there is a contact point or a join among
-// them at all.
-func (u *Unit) lookAhead() bool {
-	found := false
+// Meet takes what the replica knows about values from other subjects: withdrawals, and erased people who held them.
+func (u *Unit) Meet(blocks []Block, holders []Holder) {
+	u.Life.blocked, u.Life.held = map[[32]byte][]Block{}, map[[32]byte][]Holder{}
+	for _, b := range blocks {
+		u.Life.blocked[b.Value] = append(u.Life.blocked[b.Value], b)
+	}
+	for _, h := range holders {
+		u.Life.held[h.Value] = append(u.Life.held[h.Value], h)
+	}
+}
+
+// lookAhead notes which of several changes of one contact point in one commit is the last.
+func (u *Unit) lookAhead() {
 	for i := range u.Results {
 		x := &u.Results[i]
-		switch body := x.Event.Body.(type) {
-		case *schema.SubjectMerged:
-			found = true
-		case *schema.ContactPoint:
-			found = true
-			if x.Event.Kind != schema.KindStream {
-				continue
-			}
-			if u.Life.last == nil {
-				u.Life.last = map[pointInCommit]schema.Order{}
-			}
-			if p := pointOf(x.Subject, body, x.Event.Order); x.Event.Order.Compare(u.Life.last[p]) > 0 {
-				u.Life.last[p] = x.Event.Order
-			}
-		case *schema.SubjectErasure:
-			if u.Life.erasures == nil {
-				u.Life.erasures = map[*Subject]schema.Order{}
-			}
-			first, known := u.Life.erasures[x.Subject]
-			if bytes.Compare(x.Event.Order[:], x.Subject.ErasedOrder) > 0 && (!known || x.Event.Order.Compare(first) < 0) {
-				u.Life.erasures[x.Subject] = x.Event.Order
-			}
+		body, ok := x.Event.Body.(*schema.ContactPoint)
+		if !ok || x.Event.Kind != schema.KindStream {
+			continue
+		}
+		if u.Life.last == nil {
+			u.Life.last = map[pointInCommit]schema.Order{}
+		}
+		if p := pointOf(x.Subject, body, x.Event.Order); x.Event.Order.Compare(u.Life.last[p]) > 0 {
+			u.Life.last[p] = x.Event.Order
 		}
 	}
-	return found
 }
 
 // overtaken reports whether the same commit says something later about the same contact point: only what it leaves behind
@@ -154,24 +125,15 @@ func (u *Unit) overtaken(x *Result, body *schema.ContactPoint) bool {
 	return x.Event.Kind == schema.KindStream && x.Event.Order.Compare(u.Life.last[pointOf(x.Subject, body, x.Event.Order)]) < 0
 }
 
-// erasedAt is the place at which the subject was erased, also by a record of this unit; nil: it was not.
-func (u *Unit) erasedAt(s *Subject) []byte {
-	if s.Erased() {
-		return s.ErasedOrder
-	}
-	if at, ok := u.Life.erasures[s]; ok {
-		return at[:]
-	}
-	return nil
-}
-
 // takeContact takes in what an event says of one contact point, an upsert: the newer place wins. What the change means for
 // consents is decided here, because only the replica knows the keys that the point had.
 func (u *Unit) takeContact(x *Result, body *schema.ContactPoint) {
 	s, ev := x.Subject, x.Event
-	erased := u.erasedAt(s)
-	after := erased != nil && bytes.Compare(ev.Order[:], erased) > 0
+	after := s.Erased() && bytes.Compare(ev.Order[:], s.ErasedOrder) > 0
 	x.Outcome = OutcomeRecorded
+	if u.overtaken(x, body) {
+		return
+	}
 	if s.State == SubjectErased && !after {
 		x.Outcome = OutcomeStale // what was known before is kept as keys
 		return
@@ -181,17 +143,25 @@ func (u *Unit) takeContact(x *Result, body *schema.ContactPoint) {
 		s.Contacts = append(s.Contacts, Contact{Ref: body.Contact, Kind: body.Kind, Revived: after})
 		c = &s.Contacts[len(s.Contacts)-1]
 	}
-	keys := u.Core.storedKeys(body.Keys)
+	keys := x.keys
+	if keys == nil {
+		keys = u.Core.storedKeys(body.Keys)
+	}
 	switch {
 	case c.Order != (schema.Order{}) && ev.Order.Compare(c.Order) <= 0:
 		x.Outcome = OutcomeStale
-		c.takeLate(ev, keys)
+		c.takeLate(ev, body, keys)
 	case after:
 		u.revive(x, c, body, keys)
 	default:
 		u.change(s, c, ev, body, keys)
+		if ev.Kind == schema.KindSnapshot && !c.Dirty {
+			x.Outcome = OutcomeUnchanged
+		}
 	}
-	s.contactsMoved = true
+	if s.State != SubjectErased && u.settleFacts(s, c) {
+		x.Outcome = "" // what made something fall is in a receipt, with what became of it
+	}
 	s.keep()
 }
 
@@ -244,7 +214,7 @@ func (u *Unit) change(s *Subject, c *Contact, ev *schema.Event, body *schema.Con
 	if c.Live() {
 		for _, v := range c.values(false) {
 			if first || wasGone || !slices.Contains(before, v) {
-				u.Life.wanted = append(u.Life.wanted, holding{s: s, contact: c.Ref, value: v, order: ev.Order, event: ev.EventID})
+				u.consult(s, c, v)
 			}
 		}
 		if first || wasGone || replaced {
@@ -277,14 +247,17 @@ func (c *Contact) void(s *Subject, ev *schema.Event) {
 }
 
 // takeLate takes in an event that is older than what is known of the contact point. It changes nothing, but the value that it
-// had then may still be in a copy; and where it was another one, what was consented to before the present one is void.
-func (c *Contact) takeLate(ev *schema.Event, keys []StoredKey) {
-	if len(keys) == 0 {
-		return
-	}
-	if c.Kind != schema.ContactIdentity && !c.Removed && ev.Order.Compare(c.Since) < 0 && compareKeys(c.Keys, keys) == different &&
-		c.Since.Compare(c.VoidOrder) > 0 {
-		c.VoidOrder, c.VoidEvent, c.Dirty = c.Since, c.EventID, true
+// had then may still be in a copy; and where it was another one, or was gone, what was consented to before is void. Of what is
+// delivered again that is known.
+func (c *Contact) takeLate(ev *schema.Event, body *schema.ContactPoint, keys []StoredKey) {
+	if c.Kind != schema.ContactIdentity && !c.Gone() && (body.Removed || body.Past || compareKeys(c.Keys, keys) == different) {
+		at := c.Since
+		if ev.Order.Compare(c.Since) > 0 { // it was another one in between, and is the same again
+			at = c.Order
+		}
+		if at.Compare(c.VoidOrder) > 0 {
+			c.VoidOrder, c.VoidEvent, c.Dirty = at, c.EventID, true
+		}
 	}
 	c.keepKeys(keys, true, false)
 }
@@ -363,37 +336,12 @@ func invalidated(f sinks.Fact, c *Contact) sinks.Fact {
 	return f
 }
 
-// settleContacts draws the consequences of what became of contact points for the facts that are bound to them, once all records
-// are taken in: permissions given for what is no longer there fall, and prohibitions go over to the person.
-func (u *Unit) settleContacts() {
-	if !u.Set.NeedContacts {
-		return
-	}
-	causes := map[schema.EventID]bool{}
-	for _, s := range u.Set.List {
-		if s.contactsMoved && s.State != SubjectErased {
-			u.settleFacts(s, causes)
-		}
-	}
-	if len(causes) == 0 {
-		return
-	}
-	for i := range u.Results { // what made something fall is in a receipt, with what became of it
-		x := &u.Results[i]
-		if _, ok := x.Event.Body.(*schema.ContactPoint); ok && causes[x.Event.EventID] && x.Outcome == OutcomeRecorded {
-			x.Outcome = ""
-		}
-	}
-}
-
-func (u *Unit) settleFacts(s *Subject, causes map[schema.EventID]bool) {
+// settleFacts draws the consequences of what became of a contact point for the facts that are bound to it, and reports whether there
+// were any: permissions given for what is no longer there fall, and prohibitions go over to the person.
+func (u *Unit) settleFacts(s *Subject, c *Contact) (changed bool) {
 	for i := range len(s.Facts) {
 		f := s.Facts[i]
-		if f.Contact.IsZero() || f.Contact == sinks.Carried || !strings.HasPrefix(f.Scope, ConsentPrefix) {
-			continue
-		}
-		c := s.Contact(f.Contact)
-		if c == nil || f.State == sinks.StateInvalidated {
+		if f.Contact != c.Ref || f.State == sinks.StateInvalidated || !isConsent(f.Scope) || c.Kind == schema.ContactIdentity {
 			continue
 		}
 		strictness := f.State.Strictness()
@@ -401,16 +349,21 @@ func (u *Unit) settleFacts(s *Subject, causes map[schema.EventID]bool) {
 		case strictness == sinks.Permission && (c.Gone() || c.fell(&f)):
 			u.fall(s, f, c)
 		case c.Gone() && strictness.Prohibits():
+			// It counts from where the point went: a permission that was of no use before does not come to be of one by that.
 			carried := f
 			carried.Contact = sinks.Carried
+			if carried.Order.Compare(c.VoidOrder) < 0 {
+				carried.Order = c.VoidOrder
+			}
 			s.Merge(carried)
-		case !c.Gone():
+		case !c.Gone() || strictness == sinks.Permission:
 			continue
 		}
-		s.Facts[i] = invalidated(f, c)
-		s.markFresh(i)
-		s.Touched, causes[c.VoidEvent] = true, true
+		s.replace(i, invalidated(f, c))
+		s.Touched, changed = true, true
 	}
+	s.forgetUnchanged()
+	return changed
 }
 
 // fell reports whether a permission that is known lies in front of the change that voids.

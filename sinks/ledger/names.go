@@ -13,6 +13,7 @@ const (
 	MetaWitness       = "witness"        // decimal, raised with every mapped schema's witness row at each phase 2
 	MetaFolded        = "folded"         // the mapping under which every fold was asked for; see FoldedUnder
 	MetaPaused        = "paused"         // present while an operator holds this replica
+	MetaNeedsPass     = "needs_pass"     // present where nothing may be called verified before a whole pass has ended
 	MetaResumed       = "resumed"        // who ended the last pause, when, and whose it was
 )
 
@@ -48,12 +49,14 @@ const (
 // What became of one record; the words that receipts use.
 const (
 	OutcomeApplied     = "applied"
+	OutcomeReconciled  = "reconciled" // a pass has read what the log had not told
 	OutcomeUnchanged   = "unchanged"
 	OutcomeStale       = "stale"
 	OutcomeNoMatch     = "no_match"
 	OutcomeRefused     = "refused"
 	OutcomeObserved    = "observed"
 	OutcomeParked      = "parked"
+	OutcomeElsewhere   = "elsewhere"   // of a pass for other replicas
 	OutcomeRecorded    = "recorded"    // of no subject's rows: decisions, gaps, heartbeats
 	OutcomeUnsupported = "unsupported" // of a kind that this version does not produce
 )
@@ -125,6 +128,7 @@ const (
 	ReasonResidual    = "residual_values"  // a value was still readable after phase 2
 	ReasonDecision    = "decision"         // an operator's
 	ReasonGap         = "gap_open"         // nothing is called verified while a part of the log is lost
+	ReasonIncomplete  = "incomplete"       // no whole pass has ended in every partition yet
 	ReasonUnmapped    = "unmapped_columns" // a column that looks personal has no mapping
 	ReasonNotFollowed = "not_followed"     // an objection's or restriction's columns are not what the fold says
 	ReasonRestored    = "restored"         // a backup came back: phase 2 runs once more

@@ -67,7 +67,7 @@ func (u *Unit) Receipts() ([]ReceiptRow, error) {
 	}
 	for i := range u.Results {
 		x := &u.Results[i]
-		if x.Subject == nil || x.Outcome == OutcomeRecorded {
+		if x.Subject == nil || x.Outcome == OutcomeRecorded || x.quiet() {
 			continue
 		}
 		state, ok := u.ownReceipt(x)
@@ -99,7 +99,7 @@ func (u *Unit) ownReceipt(x *Result) (schema.ReceiptState, bool) {
 		return schema.ReceiptNoMatch, true
 	case OutcomeObserved:
 		return schema.ReceiptPlanned, true
-	case OutcomeApplied, OutcomeUnchanged:
+	case OutcomeApplied, OutcomeReconciled, OutcomeUnchanged:
 		if x.Event.Body.Type() == schema.TypeSubjectErasure {
 			return schema.ReceiptSuppressed, true
 		}

@@ -66,7 +66,7 @@ func (u *Unit) ReadbackRows() []ReadbackRow {
 	for _, x := range u.Readback {
 		due := true
 		switch x.Outcome {
-		case OutcomeApplied, OutcomeUnchanged:
+		case OutcomeApplied, OutcomeReconciled, OutcomeUnchanged:
 		case OutcomeNoMatch:
 			due = false
 		default:

@@ -9,20 +9,27 @@ import (
 )
 
 // Unit is the work of one transaction: some records, their subjects, and what becomes of both. It is used in this order:
-// NewUnit; the dialect reads Now, the subjects in Set with their facts and the open Gaps; Dispatch; the dialect writes the
-// mapped rows of Set and notes their Effects; Settle; the dialect writes what Rows, Receipts and Set hold.
+// NewUnit; the dialect reads Now, the subjects in Set with their facts, the open Gaps and the Passes; Dispatch; the dialect
+// writes the mapped rows of Set and notes their Effects; Settle; the dialect writes what Rows, Receipts and Set hold.
 type Unit struct {
 	Core    *Core
 	Now     time.Time // by the replica's clock, at the beginning of the transaction
 	Set     *Set
 	Results []Result
 	Gaps    map[string]bool // open gaps
+	Passes  []Pass          // that some partition is not done with
 	// Replaying says that the records come from the table parked: their subjects are blocked because of them.
 	Replaying bool
 
 	Cases    []*Result // erasures that opened a case
 	Readback []*Result // objections and restrictions to be read back
+	// Streamed are the subjects whose erasure the log tells, of whom a case is known: what a pass has found of one, it has found
+	// of one person, and the case is one of its own.
+	Streamed []*Subject
 	Life     Life
+
+	ofPass bool // some record is of a pass
+	passes passing
 }
 
 // Result is one record and what became of it.
@@ -33,6 +40,7 @@ type Result struct {
 	Strictness sinks.Strictness
 	Outcome    string // empty until the statements have shown it
 	own        bool   // has a receipt of its own, if it takes effect
+	keys       []StoredKey
 }
 
 // NewUnit resolves the subjects of the records, whose CRM keys have so many parts. It touches no database: what cannot
@@ -46,6 +54,7 @@ func (c *Core) NewUnit(keyParts int, records []sinks.Record) (*Unit, error) {
 		if rec.Event == nil || rec.Err != nil {
 			return nil, Poison(CodeUndecodable, "the record is not an event of this Lethe")
 		}
+		u.ofPass = u.ofPass || rec.Event.Kind == schema.KindSnapshot || rec.Event.Body.Type() == schema.TypePassMarker
 		if err := u.resolve(x, keyParts); err != nil {
 			return nil, err
 		}
@@ -79,11 +88,18 @@ func (u *Unit) resolve(x *Result, keyParts int) error {
 
 // Dispatch takes every record in, in order. Nothing here touches the database.
 func (u *Unit) Dispatch() {
-	u.TakeContacts()
+	u.takePasses()
+	u.lookAhead()
 	for i := range u.Results {
 		x := &u.Results[i]
+		if x.Outcome == OutcomeElsewhere {
+			continue
+		}
 		switch body := x.Event.Body.(type) {
-		case *schema.ContactPoint, *schema.SubjectMerged: // by TakeContacts
+		case *schema.ContactPoint:
+			u.takeContact(x, body)
+		case *schema.SubjectMerged:
+			u.takeMerged(x, body)
 		case *schema.ConsentChange, *schema.Objection, *schema.ProcessingRestriction:
 			u.takeFact(x)
 		case *schema.SubjectErasure:
@@ -102,7 +118,6 @@ func (u *Unit) Dispatch() {
 				Msg("event of a kind that this version does not apply")
 		}
 	}
-	u.settleContacts()
 }
 
 // takeFact merges what a consent, objection or restriction says into the facts of its subject.
@@ -125,6 +140,9 @@ func (u *Unit) takeFact(x *Result) {
 		return
 	case s.Blocked != "" && !u.Replaying && !passes(s, f, strictness):
 		x.Outcome = OutcomeParked
+		return
+	case u.tellsNothing(x, &f):
+		x.Outcome = OutcomeUnchanged
 		return
 	}
 	x.Outcome = u.merge(x, f)
@@ -155,8 +173,11 @@ func (u *Unit) takeErasure(x *Result) {
 	case older:
 		x.Outcome = OutcomeStale
 		return
+	case u.takeErasedRow(x):
+		return
 	case s.State != SubjectLive:
 		x.Outcome = OutcomeUnchanged
+		u.Streamed = append(u.Streamed, s)
 	default:
 		s.State = SubjectSuppressed
 		s.Suppress, s.Touched = true, true
@@ -179,6 +200,8 @@ func (u *Unit) Settle() {
 			x.Outcome = OutcomeNoMatch
 		case u.Core.Config.Mode == ModeObserve:
 			x.Outcome = OutcomeObserved
+		case x.Event.Kind == schema.KindSnapshot:
+			x.Outcome = OutcomeReconciled
 		case x.Subject.Effect.AnyChanged():
 			x.Outcome = OutcomeApplied
 		default:
@@ -257,6 +280,8 @@ func (u *Unit) Outcome(places []sinks.Place, committing time.Time) sinks.Outcome
 		switch x.Outcome {
 		case OutcomeApplied, OutcomeObserved:
 			out.Applied++
+		case OutcomeReconciled:
+			out.Reconciled++
 		case OutcomeStale:
 			out.Stale++
 		case OutcomeNoMatch:

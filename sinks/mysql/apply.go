@@ -111,15 +111,14 @@ func timeOf(t *time.Time) any {
 	return *t
 }
 
-// readUnit reads the guards of the replica as a whole, the open gaps, the subjects and their facts. The guards refuse to go
+// readUnit reads the guards of the replica as a whole, the open gaps and passes, the subjects and their facts. The guards refuse to go
 // on under a mapping that Setup has replaced meanwhile, or while an operator holds the replica.
 func (r *Replica) readUnit(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	active, paused := "", false
-	err := eachRow(ctx, tx, r.ledger.sql(`
-		SELECT k, v FROM {p}meta WHERE k IN ('`+ledger.MetaDigest+`', '`+ledger.MetaPaused+`')
-		UNION ALL SELECT '', gap_id FROM {p}gap WHERE closed_at IS NULL`), nil, func(rows *sql.Rows) error {
+	err := eachRow(ctx, tx, r.ledger.sql(sqlGuards), nil, func(rows *sql.Rows) error {
 		var k, v string
-		if err := rows.Scan(&k, &v); err != nil {
+		var p ledger.Pass
+		if err := rows.Scan(&k, &v, &p.Part, &p.Whole, &p.Named, &p.Ended); err != nil {
 			return err
 		}
 		switch k {
@@ -127,8 +126,11 @@ func (r *Replica) readUnit(ctx context.Context, tx *tx, u *ledger.Unit) error {
 			active = v
 		case ledger.MetaPaused:
 			paused = true
-		default:
+		case "gap":
 			u.Gaps[v] = true
+		default:
+			p.RunID = v
+			u.Passes = append(u.Passes, p)
 		}
 		return nil
 	})

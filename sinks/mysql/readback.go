@@ -121,7 +121,7 @@ func (m *Mapping) countContactable(ctx context.Context, tx *tx, list []*ledger.S
 // concludeFollowed writes what the read-back means. Columns that somebody else has changed are written again, up to
 // three times; then the event is failed.
 func (r *Replica) concludeFollowed(ctx context.Context, tx *tx, list []*ledger.Followed, remaining []int64, at time.Time) error {
-	gaps, err := r.readOpenGaps(ctx, tx)
+	standing, err := r.mayVerify(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -134,11 +134,11 @@ func (r *Replica) concludeFollowed(ctx context.Context, tx *tx, list []*ledger.F
 			continue
 		case remaining[i] > 0:
 			r.log.Error().Stringer("event", f.Event).Msg("an objection or restriction does not hold: somebody else writes its columns")
-		case len(gaps) > 0:
+		case standing.Waits() != "":
 			postponed = append(postponed, f.Event[:])
 			continue
 		}
-		done, receipts = append(done, f.Event[:]), append(receipts, r.core.FollowedReceipt(f, remaining[i], gaps, at))
+		done, receipts = append(done, f.Event[:]), append(receipts, r.core.FollowedReceipt(f, remaining[i], standing.Gaps, at))
 	}
 	if err := r.signAndWrite(ctx, tx, receipts...); err != nil {
 		return err
@@ -150,7 +150,7 @@ func (r *Replica) concludeFollowed(ctx context.Context, tx *tx, list []*ledger.F
 		args      []any
 	}{
 		{done, `DELETE b FROM ` + events, nil},
-		{postponed, `UPDATE ` + events + ` SET b.error_code = ?, b.due_at = ?`, []any{ledger.ReasonGap, tx.now.Add(ledger.GapRecheck)}},
+		{postponed, `UPDATE ` + events + ` SET b.error_code = ?, b.due_at = ?`, []any{standing.Waits(), tx.now.Add(ledger.GapRecheck)}},
 		{
 			again, `UPDATE ` + events + ` SET b.attempts = b.attempts + 1, b.error_code = ?, b.due_at = ?`,
 			[]any{ledger.ReasonNotFollowed, tx.now.Add(r.opts.RecheckFirst)},

@@ -103,8 +103,9 @@ type Replica struct {
 	// chores are what RunDue does, in this order.
 	chores []ledger.Chore
 
-	grown  ledger.Grown
-	reseal ledger.ResealRounds
+	grown    ledger.Grown
+	reseal   ledger.ResealRounds
+	absences ledger.Absences
 
 	mu         sync.Mutex
 	mapping    *Mapping // nil: read the catalog again before the next use
@@ -142,7 +143,7 @@ func New(opts Options) (*Replica, error) {
 	}
 	r.chores = []ledger.Chore{
 		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldGrown, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
-		r.resealKeys, r.refreshGauges,
+		r.lookForAbsent, r.resealKeys, r.refreshGauges,
 	}
 	return r, nil
 }

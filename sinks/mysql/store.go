@@ -97,6 +97,9 @@ func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	if err := r.writeSingles(ctx, tx, u); err != nil {
 		return err
 	}
+	if err := r.writePasses(ctx, tx, u); err != nil {
+		return err
+	}
 	receipts, err := u.Receipts()
 	if err != nil {
 		return err
@@ -108,8 +111,13 @@ func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
 // key stays: rotation renews it, not every event. Whether a row exists is known, because the row of its partition has been
 // ours since it was read; so nothing is upserted.
 func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	const width = 13
-	inserts := make([]any, 0, width*len(list))
+	inserts := &sparse{
+		table: r.ledger.sql("{p}subject"),
+		columns: []string{
+			"ref", "part", "sealed_key", "state", "erased_order", "blocked",
+			"scope", "contact_ref", "ord", "as_of", "fact_state", "valid_until", "event_id",
+		},
+	}
 	updates := rowsOf("ref", typeKey, "sealed_key", typeHex, "state", typeWord, "erased_order", typeKey, "blocked", typeWord)
 	for _, s := range list {
 		if !s.Dirty {
@@ -119,24 +127,22 @@ func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subj
 		if err != nil {
 			return err
 		}
-		if s.Known {
+		switch {
+		case s.Known:
 			updates.add(s.Ref[:], key, s.State, s.ErasedOrder, textArg(s.Blocked))
-			continue
-		}
-		inserts = append(inserts, s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked))
-		if len(s.Facts) == 0 {
-			inserts = append(inserts, nil, nil, nil, nil, nil, nil, nil)
-		} else {
-			inserts = appendFact(inserts, &s.Facts[0])
+		case len(s.Facts) == 0:
+			inserts.add(s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked), nil, nil, nil, nil, nil, nil, nil)
+		default:
+			f := &s.Facts[0]
+			inserts.add(s.Ref[:], s.Part, key, s.State, s.ErasedOrder, textArg(s.Blocked),
+				f.Scope, ledger.ContactBytes(f), f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
 		}
 	}
-	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}subject (ref, part, sealed_key, state, erased_order, blocked,
-		scope, contact_ref, ord, as_of, fact_state, valid_until, event_id) VALUES `), width, inserts, "")
-	if err != nil {
+	if _, err := tx.insertSparse(ctx, inserts); err != nil {
 		return own(err)
 	}
 	if updates.n > 0 {
-		_, err = tx.exec(ctx, r.ledger.sql(`UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
+		_, err := tx.exec(ctx, r.ledger.sql(`UPDATE `+updates.table()+` STRAIGHT_JOIN {p}subject s
 			SET s.sealed_key = COALESCE(s.sealed_key, UNHEX(v.sealed_key)), s.state = v.state, s.erased_order = UNHEX(v.erased_order),
 				s.blocked = v.blocked WHERE s.ref = UNHEX(v.ref)`), updates.arg())
 		if err != nil {
@@ -148,67 +154,63 @@ func (r *Replica) writeSubjects(ctx context.Context, tx *tx, list []*ledger.Subj
 
 // writeDue writes when subjects that are new or have changed are due, if ever.
 func (r *Replica) writeDue(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	const width = 5
-	var due []any
+	due := &sparse{table: r.ledger.sql("{p}due"), columns: []string{"ref", "part", "unmatched_since", "recheck_at", "next_change_at"}}
 	var never [][]byte
 	for _, s := range list {
 		switch {
 		case !s.Dirty:
 		case !s.UnmatchedSince.IsZero() || !s.RecheckAt.IsZero() || !s.NextChange.IsZero():
-			due = append(due, s.Ref[:], s.Part, timeArg(s.UnmatchedSince), timeArg(s.RecheckAt), timeArg(s.NextChange))
+			due.add(s.Ref[:], s.Part, timeArg(s.UnmatchedSince), timeArg(s.RecheckAt), timeArg(s.NextChange))
 		case s.Known:
 			never = append(never, s.Ref[:])
 		}
 	}
-	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}due (ref, part, unmatched_since, recheck_at, next_change_at) VALUES `), width, due, `
-		ON DUPLICATE KEY UPDATE unmatched_since = VALUES(unmatched_since), recheck_at = VALUES(recheck_at), next_change_at = VALUES(next_change_at)`)
-	if err != nil || len(never) == 0 {
+	if _, err := tx.insertSparse(ctx, due, "unmatched_since", "recheck_at", "next_change_at"); err != nil || len(never) == 0 {
 		return own(err)
 	}
-	_, err = r.write(ctx, tx, `DELETE d FROM `+refsTable+` STRAIGHT_JOIN {p}due d ON d.ref = UNHEX(v.ref)`, refsJSON(never))
+	_, err := r.write(ctx, tx, `DELETE d FROM `+refsTable+` STRAIGHT_JOIN {p}due d ON d.ref = UNHEX(v.ref)`, refsJSON(never))
 	return err
-}
-
-// appendFact adds the values of a fact, from scope to event_id.
-func appendFact(to []any, f *sinks.Fact) []any {
-	return append(to, f.Scope, ledger.ContactBytes(f), f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
 }
 
 // writeFacts writes the facts that are new, but for those that have come with the rows of new subjects. The guard has been
 // applied: nobody else can have written them since they were read, because the row of their partition is ours. A fact that
 // takes the place of an older one changes its row, which counts twice: any other number says that the row has gone.
 func (r *Replica) writeFacts(ctx context.Context, tx *tx, list []*ledger.Subject) error {
-	const head = `INSERT INTO {p}fact (ref, scope, contact_ref, ord, as_of, state, valid_until, event_id) VALUES `
-	const tail = ` ON DUPLICATE KEY UPDATE ord = VALUES(ord), as_of = VALUES(as_of), valid_until = VALUES(valid_until), event_id = VALUES(event_id), `
-	var inserts, updates, inSubject []any
+	columns := []string{"ref", "scope", "contact_ref", "ord", "as_of", "state", "valid_until", "event_id"}
+	inserts, updates := &sparse{table: r.ledger.sql("{p}fact"), columns: columns}, &sparse{table: r.ledger.sql("{p}fact"), columns: columns}
+	inSubject := &sparse{
+		table: r.ledger.sql("{p}subject"), columns: []string{"ref", "part", "ord", "as_of", "fact_state", "valid_until", "event_id"},
+	}
+	add := func(to *sparse, s *ledger.Subject, f *sinks.Fact) {
+		to.add(s.Ref[:], f.Scope, ledger.ContactBytes(f), f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
+	}
 	for _, s := range list {
 		for _, i := range s.Fresh {
 			f := &s.Facts[i]
 			switch {
 			case i >= len(s.Stored):
 				if i > 0 || s.Known {
-					inserts = appendFact(append(inserts, s.Ref[:]), f)
+					add(inserts, s, f)
 				}
 			case s.Stored[i] == storedInSubject:
-				inSubject = append(inSubject, s.Ref[:], s.Part, f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
+				inSubject.add(s.Ref[:], s.Part, f.Order[:], timeArg(f.AsOf), string(f.State), timeArg(f.ValidUntil), f.EventID[:])
 			default:
-				updates = appendFact(append(updates, s.Ref[:]), f)
+				add(updates, s, f)
 			}
 		}
 	}
-	if _, err := tx.insert(ctx, r.ledger.sql(head), 8, inserts, ""); err != nil {
+	if _, err := tx.insertSparse(ctx, inserts); err != nil {
 		return own(err)
 	}
-	changed, err := tx.insert(ctx, r.ledger.sql(head), 8, updates, tail+`state = VALUES(state)`)
+	changed, err := tx.insertSparse(ctx, updates, "ord", "as_of", "state", "valid_until", "event_id")
 	if err != nil {
 		return own(err)
 	}
-	more, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}subject (ref, part, ord, as_of, fact_state, valid_until, event_id) VALUES `), 7, inSubject,
-		tail+`fact_state = VALUES(fact_state)`)
+	more, err := tx.insertSparse(ctx, inSubject, "ord", "as_of", "fact_state", "valid_until", "event_id")
 	if err != nil {
 		return own(err)
 	}
-	if changed+more != 2*int64(len(updates)/8+len(inSubject)/7) {
+	if changed+more != 2*int64(updates.rows()+inSubject.rows()) {
 		return ledger.ErrFactsMoved()
 	}
 	return nil
@@ -290,6 +292,7 @@ func (r *Replica) writeGap(run func(statement string, args ...any), now time.Tim
 	run(`INSERT INTO {p}gap (gap_id, part, cause, from_order, to_order, opened_at, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?)
 		ON DUPLICATE KEY UPDATE closed_at = COALESCE({p}gap.closed_at, VALUES(closed_at)), to_order = VALUES(to_order)`,
 		g.GapID, part, g.Cause, g.From[:], g.To[:], now, now)
+	r.lookAgain(run, now, part)
 }
 
 // writeReceipts stores receipts as signed. One that is there already, to the byte, stays. The run role may change nothing of

@@ -268,7 +268,7 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 	if err != nil {
 		return err
 	}
-	gaps, err := r.readOpenGaps(ctx, tx)
+	standing, err := r.mayVerify(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 	}
 	var left, clean [][]byte
 	var receipts []*ledger.Receipt
-	wait, code, pause := ledger.Postponed(gaps, m.Unmapped)
+	wait, code, pause := ledger.Postponed(standing, m.Unmapped)
 	for i, c := range cases {
 		switch {
 		case !still[c.Ref]:

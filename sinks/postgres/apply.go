@@ -73,6 +73,9 @@ func (u *unit) apply(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (s
 	if err := u.begin(ctx, conn, b.From, moved); err != nil {
 		return sinks.Outcome{}, err
 	}
+	if err := u.meet(ctx, conn); err != nil {
+		return sinks.Outcome{}, err
+	}
 	u.Dispatch()
 	if !u.m.indexed {
 		if _, err := conn.Exec(ctx, sqlPlanFree); err != nil {
@@ -169,24 +172,18 @@ func (u *unit) scanNow(row pgx.Row) error {
 	return row.Scan(&u.Now, &settings)
 }
 
-// queueRead reads the guards of the replica as a whole, the open gaps, the subjects and their facts.
+// queueRead reads the guards of the replica as a whole, the open gaps and passes, the subjects and their facts.
 func (u *unit) queueRead(b *pgx.Batch) {
 	l, refs := u.r.ledger, u.Set.Refs()
 	b.Queue(l.sql(`SELECT k, v FROM {s}.meta WHERE k IN ('mapping_digest', 'paused')`)).Query(u.scanGuards)
-	b.Queue(l.sql(`SELECT DISTINCT gap_id FROM {s}.gap WHERE closed_at IS NULL`)).Query(func(rows pgx.Rows) error {
-		var id string
-		for rows.Next() {
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			u.Gaps[id] = true
-		}
-		return rows.Err()
-	})
+	b.Queue(l.sql(sqlStanding)).Query(u.scanStanding)
 	if len(refs) == 0 {
 		return
 	}
 	b.Queue(l.sql(sqlSubjects), refs).Query(func(rows pgx.Rows) error { return scanSubjects(rows, u.Set) })
+	if u.Set.NeedContacts {
+		l.queueContacts(b, u.Set)
+	}
 }
 
 // scanGuards refuses to go on under a mapping that Setup has replaced meanwhile, or while an operator holds the replica.

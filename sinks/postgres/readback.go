@@ -97,31 +97,12 @@ func (r *Replica) readFollowed(ctx context.Context, list []*ledger.Followed) (re
 // countUnfollowed compares every column that follows from the fold.
 func (r *Replica) countUnfollowed(ctx context.Context, tx pgx.Tx, m *Mapping, list []*ledger.Subject, into map[*ledger.Subject]int64, now time.Time) error {
 	e := &effects{r: r, m: m, cfg: r.cfg, now: now}
+	if len(m.finds) > 0 {
+		return r.countUnfollowedFound(ctx, tx, m, list, into, e)
+	}
 	b := &pgx.Batch{}
 	for i := range m.folds {
-		ft := &m.folds[i]
-		f := e.ask(ft, list)
-		if len(f.List) == 0 {
-			continue
-		}
-		s := &statement{}
-		extra, places, values := answerColumns(ft, &f)
-		var differs []string
-		for k, c := range places {
-			name := "v.a" + strconv.Itoa(c)
-			differs = append(differs, "("+name+" IS NOT NULL AND t."+ft.columns[c].column.sql()+" IS DISTINCT FROM "+values[k]+")")
-		}
-		who := s.who(m, f.List, extra...)
-		from, where, _ := m.reach(ft.join)
-		s.WriteString("SELECT v.i, count(*) FROM " + ft.table.sql() + " AS t, " + who + from + " WHERE " + where +
-			" AND (" + strings.Join(differs, " OR ") + ") GROUP BY v.i")
-		counts := make([]int64, len(f.List))
-		queueCount(b, s, counts)
-		defer func() {
-			for i, n := range counts {
-				into[f.List[i]] += n
-			}
-		}()
+		m.queueUnfollowed(b, e, &m.folds[i], list, func(x *ledger.Subject, n int64) { into[x] += n })
 	}
 	closed, persons := ledger.Uncontactable(r.cfg, list, now), &ledger.PersonKeys{}
 	if len(closed) > 0 && m.audience != "" {
@@ -143,10 +124,38 @@ func (r *Replica) countUnfollowed(ctx context.Context, tx pgx.Tx, m *Mapping, li
 	return send(ctx, tx, b)
 }
 
+// queueUnfollowed counts the rows of one table that are not what the fold says.
+func (m *Mapping) queueUnfollowed(b *pgx.Batch, e *effects, ft *foldTable, list []*ledger.Subject, tell func(x *ledger.Subject, n int64)) {
+	f := e.ask(ft, list)
+	if len(f.List) == 0 {
+		return
+	}
+	s := &statement{}
+	extra, places, values := answerColumns(ft, &f)
+	var differs []string
+	for k, c := range places {
+		name := "v.a" + strconv.Itoa(c)
+		differs = append(differs, "("+name+" IS NOT NULL AND t."+ft.columns[c].column.sql()+" IS DISTINCT FROM "+values[k]+")")
+	}
+	who := s.who(m, f.List, extra...)
+	from, where, _ := m.reach(ft.join)
+	s.WriteString("SELECT v.i, count(*) FROM " + ft.table.sql() + " AS t, " + who + from + " WHERE " + where +
+		" AND (" + strings.Join(differs, " OR ") + ") GROUP BY v.i")
+	b.Queue(s.String(), s.args...).Query(func(rows pgx.Rows) error {
+		var i int32
+		var n int64
+		_, err := pgx.ForEachRow(rows, []any{&i, &n}, func() error {
+			tell(f.List[i], n)
+			return nil
+		})
+		return err
+	})
+}
+
 // concludeFollowed writes what the read-back means. Columns that somebody else has changed are written again, up to
 // three times; then the event is failed.
 func (r *Replica) concludeFollowed(ctx context.Context, tx pgx.Tx, list []*ledger.Followed, remaining []int64, at time.Time) error {
-	gaps, err := r.readOpenGaps(ctx, tx)
+	standing, err := r.mayVerify(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -161,12 +170,12 @@ func (r *Replica) concludeFollowed(ctx context.Context, tx pgx.Tx, list []*ledge
 			continue
 		case remaining[i] > 0:
 			r.log.Error().Stringer("event", f.Event).Msg("an objection or restriction does not hold: somebody else writes its columns")
-		case len(gaps) > 0:
+		case standing.Waits() != "":
 			b.Queue(r.ledger.sql(`UPDATE {s}.readback SET error_code = $2, due_at = now() + make_interval(secs => $3) WHERE event_id = $1`),
-				f.Event[:], ledger.ReasonGap, ledger.GapRecheck.Seconds())
+				f.Event[:], standing.Waits(), ledger.GapRecheck.Seconds())
 			continue
 		}
-		if err := r.queueReceipt(b, r.core.FollowedReceipt(f, remaining[i], gaps, at)); err != nil {
+		if err := r.queueReceipt(b, r.core.FollowedReceipt(f, remaining[i], standing.Gaps, at)); err != nil {
 			return err
 		}
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE event_id = $1`), f.Event[:])

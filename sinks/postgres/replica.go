@@ -37,6 +37,8 @@ type Options struct {
 	Seal       schema.AEAD   // opens and seals CRM keys
 	Pseudonym  schema.PRF    // re-keys subject references in this replica's tables; never rotated
 	Signer     schema.Signer // proof key of this replica
+	// Match makes the match keys of what lies in the replica; required where the config has find.
+	Match ledger.KeyMaker
 
 	MappingDigest [32]byte // of this replica's section; must be the one that Setup activated
 	Version       string   // of Lethe, for receipts
@@ -65,8 +67,10 @@ func (o *Options) validate() error {
 		return fmt.Errorf("validating options: replica %s is not a PostgreSQL replica", o.Name)
 	case o.Pool == nil || o.Seal == nil || o.Pseudonym == nil || o.Signer == nil:
 		return fmt.Errorf("validating options: pool and keys of replica %s are required", o.Name)
-	case len(o.Config.Person.CRMKey) == 0:
-		return fmt.Errorf("validating options: replica %s has no person.crm_key: not in this version", o.Name)
+	case len(o.Config.Person.CRMKey) == 0 && o.Config.Find == nil:
+		return fmt.Errorf("validating options: replica %s has neither person.crm_key nor find: nobody could be found in it", o.Name)
+	case o.Config.Find != nil && o.Match == nil:
+		return fmt.Errorf("validating options: match keys of replica %s are required: it finds people by them", o.Name)
 	}
 	for _, d := range []struct {
 		v *time.Duration
@@ -102,8 +106,11 @@ type Replica struct {
 	// chores are what RunDue does, in this order.
 	chores []ledger.Chore
 
-	grown  ledger.Grown
-	reseal ledger.ResealRounds
+	grown    ledger.Grown
+	reseal   ledger.ResealRounds
+	absences ledger.Absences
+
+	scanChunk int // rows that a scan reads at a time
 
 	mu         sync.Mutex
 	mapping    *Mapping // nil: read the catalog again before the next use
@@ -121,11 +128,12 @@ func New(opts Options) (*Replica, error) {
 		cfg:    opts.Config,
 		ledger: ledgerTables{schema: ledgerSchema(opts.Config)},
 		core: ledger.NewCore(ledger.Core{
-			Name: opts.Name, Source: opts.Source, Config: opts.Config, Seal: opts.Seal, Pseudonym: opts.Pseudonym, Signer: opts.Signer,
+			Name: opts.Name, Source: opts.Source, Config: opts.Config, Seal: opts.Seal, Pseudonym: opts.Pseudonym, Signer: opts.Signer, Match: opts.Match,
 			MappingDigest: opts.MappingDigest, Version: opts.Version, RecheckFirst: opts.RecheckFirst, RecheckLater: opts.RecheckLater, Log: log,
 		}),
-		decoder: schema.NewDecoder(opts.Seal),
-		log:     log,
+		decoder:   schema.NewDecoder(opts.Seal),
+		log:       log,
+		scanChunk: scanChunk,
 	}
 	var err error
 	if r.metrics, err = ledger.NewMetrics(opts.Registerer, opts.Name); err != nil {
@@ -140,7 +148,7 @@ func New(opts Options) (*Replica, error) {
 	}
 	r.chores = []ledger.Chore{
 		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldGrown, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
-		r.resealKeys, r.refreshGauges,
+		r.lookForAbsent, r.resealKeys, r.refreshGauges,
 	}
 	return r, nil
 }

@@ -19,11 +19,16 @@ func (u *unit) queueAll(b *pgx.Batch) error {
 		return err
 	}
 	u.r.queueFacts(b, u.Set.List)
+	if u.Set.NeedContacts {
+		u.r.queueContactRows(b, u.Set.List)
+	}
+	u.queueLife(b)
 	if err := u.queueCases(b); err != nil {
 		return err
 	}
 	u.queueReadback(b)
 	u.queueSingles(b)
+	u.queuePasses(b)
 	return u.queueReceipts(b)
 }
 
@@ -236,6 +241,9 @@ func (u *unit) queueGap(b *pgx.Batch, part int32, g *schema.Gap) {
 			ON CONFLICT (gap_id, part) DO UPDATE SET closed_at = coalesce(g.closed_at, now()), to_order = excluded.to_order`
 	}
 	b.Queue(u.r.ledger.sql(statement), g.GapID, part, g.Cause, g.From[:], g.To[:])
+	if !g.Opened {
+		u.queueLookAgain(b, part)
+	}
 }
 
 func textOrNull(s string) *string {

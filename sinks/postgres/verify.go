@@ -80,7 +80,12 @@ func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (rem
 				persons.Add(i, p)
 			}
 		}
-		if err := m.addPersons(ctx, tx, set.List, persons, func(s *ledger.Subject) int { return place[s] }); err != nil {
+		if len(m.finds) > 0 {
+			err = r.readLeft(ctx, tx, m, cases, persons, remaining)
+		} else {
+			err = m.addPersons(ctx, tx, set.List, persons, func(s *ledger.Subject) int { return place[s] })
+		}
+		if err != nil {
 			return err
 		}
 		b := &pgx.Batch{}
@@ -287,7 +292,7 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 	if err != nil {
 		return err
 	}
-	gaps, err := r.readOpenGaps(ctx, tx)
+	standing, err := r.mayVerify(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -305,9 +310,13 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 	for _, ref := range refs {
 		still[ledger.Ref(ref)] = true
 	}
+	reviews, err := r.openReviews(ctx, tx, ledger.RefsOf(cases))
+	if err != nil {
+		return err
+	}
 	b := &pgx.Batch{}
 	var done []*ledger.OpenedCase
-	wait, code, pause := ledger.Postponed(gaps, m.Unmapped)
+	wait, code, pause := ledger.Postponed(standing, m.Unmapped)
 	for i, c := range cases {
 		switch {
 		case !still[c.Ref]:
@@ -315,6 +324,10 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 			if err := r.failAttempt(ctx, tx, c, false, ledger.ReasonResidual); err != nil {
 				return err
 			}
+		case len(c.Doubts) > 0 || reviews[c.Ref]:
+			r.queueReviews(b, c.Doubts)
+			b.Queue(r.ledger.sql(`UPDATE {s}.pending SET error_code = $2, due_at = now() + make_interval(secs => $3) WHERE ref = $1`),
+				c.Ref[:], ledger.ReasonAmbiguous, ledger.GapRecheck.Seconds())
 		case pause > 0:
 			b.Queue(r.ledger.sql(`UPDATE {s}.pending SET wait = $2, error_code = $3, due_at = now() + make_interval(secs => $4) WHERE ref = $1`),
 				c.Ref[:], wait, code, pause.Seconds())
@@ -328,8 +341,8 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 		}
 	}
 	if len(done) > 0 {
-		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET state = 'verified', wait = 'none', verified_at = now(), work = NULL, due_at = NULL,
-			error_code = NULL WHERE ref = ANY ($1)`), ledger.RefsOf(done))
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET state = 'verified', wait = 'none', verified_at = now(), work = CASE WHEN $2 THEN work END, due_at = NULL,
+			error_code = NULL WHERE ref = ANY ($1)`), ledger.RefsOf(done), len(m.finds) > 0)
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.fact WHERE ref = ANY ($1)`), ledger.RefsOf(done))
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), ledger.RefsOf(done))
 	}
