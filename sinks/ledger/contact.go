@@ -54,6 +54,14 @@ type StoredKey struct {
 // follows the person.
 func (c *Contact) Gone() bool { return c.Removed || c.Past }
 
+// VoidColumns are the place and cause of what voids, as stored: nil for none.
+func (c *Contact) VoidColumns() (order, event []byte) {
+	if c.VoidOrder == (schema.Order{}) {
+		return nil, nil
+	}
+	return c.VoidOrder[:], c.VoidEvent[:]
+}
+
 // Live reports whether somebody can be reached at the contact point, as far as the source tells.
 func (c *Contact) Live() bool { return !c.Gone() && !c.Revived }
 
@@ -67,6 +75,29 @@ const (
 // Strict reports whether the key says which contact point it is.
 func (k *StoredKey) Strict() bool {
 	return k.Type == keyEmail || k.Type == keyPhone || k.Type == keyPostal
+}
+
+// The standings of a key, as stored.
+const (
+	standingLive    = "live"
+	standingPast    = "past"
+	standingRevived = "revived"
+)
+
+// Standing is what a key is good for, as the table contact_key holds it.
+func (k *StoredKey) Standing() string {
+	switch {
+	case k.Revived:
+		return standingRevived
+	case k.Past:
+		return standingPast
+	}
+	return standingLive
+}
+
+// SetStanding reads what Standing says.
+func (k *StoredKey) SetStanding(s string) {
+	k.Past, k.Revived = s == standingPast, s == standingRevived
 }
 
 // version is what two keys must have in common to be compared.
@@ -200,7 +231,7 @@ func (c *Contact) setKeys(keys []StoredKey, replaced bool) {
 func (c *Contact) keepKeys(keys []StoredKey, past, revived bool) {
 	for _, k := range keys {
 		if !slices.ContainsFunc(c.Keys, func(o StoredKey) bool { return o.Value == k.Value }) {
-			k.Past, k.Revived, k.Dirty = past, revived, true
+			k.Past, k.Revived, k.Dirty = past && !revived, revived, true
 			c.Keys = append(c.Keys, k)
 		}
 	}

@@ -3,7 +3,9 @@ package ledger
 import (
 	"bytes"
 	"slices"
+	"strings"
 
+	"lethe/sinks"
 	"lethe/sinks/match"
 )
 
@@ -34,6 +36,7 @@ type Search struct {
 	held     map[[32]byte][]Ref // by key: who holds it
 	rivals   map[Ref]*Subject
 	pairs    map[pairKey]match.Pair
+	known    map[pairKey]bool
 }
 
 type pairKey struct {
@@ -54,7 +57,7 @@ type foundRow struct {
 func (c *Core) NewSearch(subjects []*Subject) *Search {
 	s := &Search{
 		core: c, subjects: subjects, place: make(map[Ref]int, len(subjects)), rows: make(map[string]*foundRow, len(subjects)),
-		held: map[[32]byte][]Ref{}, rivals: map[Ref]*Subject{}, pairs: map[pairKey]match.Pair{},
+		held: map[[32]byte][]Ref{}, rivals: map[Ref]*Subject{}, pairs: map[pairKey]match.Pair{}, known: map[pairKey]bool{},
 	}
 	for i, x := range subjects {
 		s.place[x.Ref] = i
@@ -100,6 +103,12 @@ func (s *Search) Pair(ref Ref, person, decision string) {
 	s.pairs[pairKey{ref, person}] = PairOf(decision)
 }
 
+// Known says that a row was the subject's when phase 2 ran for it: by the CRM key, or by what it said then.
+func (s *Search) Known(place int, person string) {
+	s.Candidate(place, person)
+	s.known[pairKey{s.subjects[place].Ref, person}] = true
+}
+
 // Refs are the references of the subjects, for what was decided.
 func (s *Search) Refs() [][]byte {
 	out := make([][]byte, len(s.subjects))
@@ -136,20 +145,34 @@ func (s *Search) Row(person string, crm []string, texts *RowTexts) {
 
 // Held are the keys of which it has to be known who else holds them.
 func (s *Search) Held() [][]byte {
-	var out [][]byte
+	out, _ := s.HeldBy()
+	return out
+}
+
+// HeldBy is Held, with a subject of the search that holds each key, and whom nobody needs to be told of; empty: none.
+func (s *Search) HeldBy() (values, ours [][]byte) {
+	values, ours = make([][]byte, 0, 3*len(s.order)), make([][]byte, 0, 3*len(s.order))
 	for _, r := range s.order {
 		for i := range r.keys {
 			k := &r.keys[i]
 			if t := match.KeyOf(k.Type); t&(match.Telling|match.Postal) == 0 {
 				continue
 			}
-			if _, asked := s.held[k.Value]; !asked {
-				s.held[k.Value] = nil
-				out = append(out, k.Value[:])
+			if _, asked := s.held[k.Value]; asked {
+				continue
 			}
+			s.held[k.Value] = nil
+			owner := noContact
+			for _, place := range r.who {
+				if held, _ := s.subjects[place].holds(k); held {
+					owner = s.subjects[place].Ref[:]
+					break
+				}
+			}
+			values, ours = append(values, k.Value[:]), append(ours, owner)
 		}
 	}
-	return out
+	return values, ours
 }
 
 // Holder says that a subject holds a key. A subject of the search that the index did not lead to a row is led to it here.
@@ -185,6 +208,19 @@ func (s *Search) Rival(x *Subject) {
 	}
 }
 
+// Said are the keys of what a row says now.
+func (s *Search) Said(person string) [][]byte {
+	r := s.rows[person]
+	if r == nil {
+		return nil
+	}
+	out := make([][]byte, len(r.keys))
+	for i := range r.keys {
+		out[i] = r.keys[i].Value[:]
+	}
+	return out
+}
+
 // Targets decides.
 func (s *Search) Targets() []*Target {
 	evidence := make([][]match.Evidence, len(s.subjects))
@@ -209,7 +245,23 @@ func (s *Search) Targets() []*Target {
 	for i, x := range s.subjects {
 		out = s.appendTargets(out, x, evidence[i])
 	}
+	disputed(out)
 	return out
+}
+
+// disputed leaves rows to a person that several subjects certainly are, by different keys: whoever has the CRM key has the row.
+func disputed(targets []*Target) {
+	owners := map[string]int{}
+	for _, t := range targets {
+		if t.Certain {
+			owners[t.Person]++
+		}
+	}
+	for _, t := range targets {
+		if t.Certain && !t.CRMKey && owners[t.Person] > 1 {
+			t.Certain, t.Review = false, !t.Rival
+		}
+	}
 }
 
 // leadHolders adds the subjects of the search that hold a key of the row, although the index did not lead them to it.
@@ -322,7 +374,10 @@ func (s *Search) evidence(r *foundRow, claims []claim, k int) match.Evidence {
 			e.Names = append(e.Names, r.keys[i].Value)
 		}
 	}
-	if e.Keys == 0 && !e.CRMKey {
+	switch {
+	case s.known[pairKey{c.subject.Ref, r.person}] && e.Pair == match.Undecided:
+		e.Pair = match.Same
+	case e.Keys == 0 && !e.CRMKey:
 		e.Pair = match.Undecided // what was decided held for what the row said then
 	}
 	for o := range claims {
@@ -342,6 +397,13 @@ func (s *Search) evidence(r *foundRow, claims []claim, k int) match.Evidence {
 	return e
 }
 
+// permits reports whether some consent of the subject's is in force, as far as its own facts say.
+func (s *Subject) permits() bool {
+	return slices.ContainsFunc(s.Facts, func(f sinks.Fact) bool {
+		return f.State.Strictness() == sinks.Permission && strings.HasPrefix(f.Scope, ConsentPrefix)
+	})
+}
+
 // appendTargets decides about the rows of one subject.
 func (s *Search) appendTargets(out []*Target, x *Subject, evidence []match.Evidence) []*Target {
 	if len(evidence) == 0 {
@@ -352,7 +414,8 @@ func (s *Search) appendTargets(out []*Target, x *Subject, evidence []match.Evide
 	for i := range evidence {
 		t := &Target{
 			Subject: x, Person: evidence[i].Person, Certain: sure[i].Apply == match.Whole, Reach: forbid[i].Apply, By: sure[i].By,
-			CRMKey: evidence[i].CRMKey, Review: sure[i].Review, Rival: !ours,
+			Keys: evidence[i].Keys, CRMKey: evidence[i].CRMKey, Rival: !ours,
+			Review: ours && (forbid[i].Review || sure[i].Review && (x.State != SubjectLive || x.permits())),
 		}
 		if t.Certain || t.Review || t.Reach != match.Nothing {
 			out = append(out, t)

@@ -58,18 +58,22 @@ func (u *Unit) merge(x *Result, f sinks.Fact) string {
 	if before != nil {
 		old = *before
 	}
+	if carried := s.Find(f.Scope, sinks.Carried); carried != nil && x.Event.Kind == schema.KindSnapshot && f.AsOf.IsZero() &&
+		f.State.Strictness() == sinks.Permission && f.Order.Compare(carried.Order) > 0 {
+		f.Order = carried.Order // a pass cannot say that the grant is newer
+	}
 	stated := f
 	own, keep := true, true
 	if f, own, keep = s.bindFact(x.Event, f); !keep {
 		return OutcomeUnchanged
 	}
-	if !s.Merge(f) {
+	if s.carries(&f, &old) || !s.Merge(f) {
 		return OutcomeStale
 	}
 	s.Touched = true
 	u.follow(x, f, old)
-	if !f.Contact.IsZero() {
-		s.contactsMoved = s.contactsMoved || len(s.Contacts) > 0
+	if c := s.Contact(f.Contact); c != nil && c.Gone() {
+		u.settleFacts(s, c)
 	}
 	switch {
 	case !own:
@@ -82,6 +86,15 @@ func (u *Unit) merge(x *Result, f sinks.Fact) string {
 		u.Life.Mended = append(u.Life.Mended, Noted{Ref: s.Ref, Kind: FindingNoBasis, Scope: f.Scope})
 	}
 	return ""
+}
+
+// carries reports whether a prohibition has gone over to the person already, and is delivered again.
+func (s *Subject) carries(f, old *sinks.Fact) bool {
+	if old.State != sinks.StateInvalidated || old.Order != f.Order || !old.AsOf.Equal(f.AsOf) || !f.State.Strictness().Prohibits() {
+		return false
+	}
+	carried := s.Find(f.Scope, sinks.Carried)
+	return carried != nil && carried.Order.Compare(f.Order) >= 0
 }
 
 // follow has others hear of a fact that was merged: who holds the same contact point, and duplicates.
@@ -103,6 +116,7 @@ func (u *Unit) follow(x *Result, f, old sinks.Fact) {
 	case f.State.Strictness() == sinks.Permission && old.State.Strictness() == sinks.Withdrawal:
 		for _, v := range c.values(true) {
 			u.Life.Unblocks = append(u.Life.Unblocks, Block{Value: v, Scope: f.Scope, Ref: s.Ref})
+			u.Life.Blocks = slices.DeleteFunc(u.Life.Blocks, func(o Block) bool { return o.Value == v && o.Scope == f.Scope && o.Ref == s.Ref })
 		}
 	}
 }
@@ -138,30 +152,58 @@ func (u *Unit) blockAll(s *Subject, c *Contact) {
 	}
 }
 
-// Meet has subjects take in what stands elsewhere about the values that they hold newly: withdrawals, and erased people who held them.
-func (u *Unit) Meet(blocks []Block, holders []Holder) {
-	for i := range u.Life.wanted {
-		h := &u.Life.wanted[i]
-		for k := range blocks {
-			if b := &blocks[k]; b.Value == h.value && b.Ref != h.s.Ref && !h.s.Erased() {
-				f := sinks.Fact{Scope: b.Scope, Contact: h.contact, Order: b.Order, AsOf: b.AsOf, State: b.State, EventID: b.EventID}
-				h.s.Touched = h.s.Merge(f) || h.s.Touched
-			}
+// consult has a subject take in what stands elsewhere about a value of one of its contact points, as told by Meet.
+func (u *Unit) consult(s *Subject, c *Contact, value [32]byte) {
+	if s.Erased() {
+		return
+	}
+	ref, since, event := c.Ref, c.Since, c.EventID
+	for _, b := range u.Life.blocked[value] {
+		if b.Ref != s.Ref {
+			f := sinks.Fact{Scope: b.Scope, Contact: ref, Order: b.Order, AsOf: b.AsOf, State: b.State, EventID: b.EventID}
+			s.Touched = s.Merge(f) || s.Touched
 		}
-		for k := range holders {
-			if e := &holders[k]; e.Value == h.value && e.Ref != h.s.Ref && bytes.Compare(h.order[:], e.ErasedOrder) > 0 {
-				u.inherit(h, e.ErasedOrder)
+	}
+	for _, h := range u.Life.held[value] {
+		if h.Ref != s.Ref && bytes.Compare(since[:], h.ErasedOrder) > 0 {
+			u.inherit(s, h.ErasedOrder, since, event)
+		}
+	}
+}
+
+// consultAll does so for every value that the unit's subjects hold: for work outside a batch, on the values of HeldValues.
+func (u *Unit) consultAll() {
+	for _, s := range u.Set.List {
+		for i := range s.Contacts {
+			c := &s.Contacts[i]
+			if !c.Live() {
+				continue
+			}
+			for _, v := range c.values(false) {
+				u.consult(s, c, v)
 			}
 		}
 	}
 }
 
+// HeldValues are the values at which the unit's subjects can be reached.
+func (u *Unit) HeldValues() [][32]byte {
+	var out [][32]byte
+	for _, s := range u.Set.List {
+		for i := range s.Contacts {
+			if c := &s.Contacts[i]; c.Live() {
+				out = append(out, c.values(false)...)
+			}
+		}
+	}
+	return out
+}
+
 // inherit marks a subject that shares a contact point with somebody who was erased before it held it. Where nothing of the subject is
-// older than the erasure it is a new record: what it was granted before the point was known falls, because nobody can tell any more
-// whether there was evidence.
-func (u *Unit) inherit(h *holding, erased []byte) {
-	s := h.s
-	if s.Erased() || s.has(sinks.ScopeHeir) {
+// older than the erasure it is a new record: what it was granted before the point was known falls, unless the evidence is at hand, because
+// nobody can tell any more whether there was some.
+func (u *Unit) inherit(s *Subject, erased []byte, since schema.Order, event schema.EventID) {
+	if s.has(sinks.ScopeHeir) {
 		return
 	}
 	fresh := true
@@ -169,26 +211,34 @@ func (u *Unit) inherit(h *holding, erased []byte) {
 		fresh = fresh && bytes.Compare(s.Facts[i].Order[:], erased) > 0
 	}
 	for i := range s.Contacts {
-		fresh = fresh && (!s.Contacts[i].Stored || bytes.Compare(s.Contacts[i].Since[:], erased) > 0)
+		fresh = fresh && (s.Contacts[i].Order == schema.Order{} || bytes.Compare(s.Contacts[i].Since[:], erased) > 0)
 	}
 	if fresh {
 		for i := range s.Facts {
-			f := &s.Facts[i]
-			if !strings.HasPrefix(f.Scope, ConsentPrefix) || f.State.Strictness() != sinks.Permission {
+			f := s.Facts[i]
+			if !isConsent(f.Scope) || f.State.Strictness() != sinks.Permission || u.proven(f.EventID) {
 				continue
 			}
-			f.State, f.EventID, f.ValidUntil = sinks.StateInvalidated, h.event, time.Time{}
-			s.markFresh(i)
+			u.noteEvent(s, FindingRefused, f.Scope, event)
+			f.State, f.EventID, f.ValidUntil = sinks.StateInvalidated, event, time.Time{}
+			s.replace(i, f)
 			s.Touched = true
-			u.noteEvent(s, FindingRefused, f.Scope, h.event)
 		}
 	}
-	s.Merge(sinks.Fact{Scope: sinks.ScopeHeir, Order: h.order, State: sinks.StateRaised, EventID: h.event})
-	u.noteEvent(s, FindingHeir, "", h.event)
+	s.Merge(sinks.Fact{Scope: sinks.ScopeHeir, Order: since, State: sinks.StateRaised, EventID: event})
+	u.noteEvent(s, FindingHeir, "", event)
 	s.keep()
 }
 
-// Reconsents are the notices of consents that fell with their contact points, and were in force: one for each event, purpose and channel,
+// proven reports whether a grant of this unit came with evidence.
+func (u *Unit) proven(event schema.EventID) bool {
+	return slices.ContainsFunc(u.Results, func(x Result) bool {
+		grant, ok := x.Event.Body.(*schema.ConsentChange)
+		return ok && x.Event.EventID == event && len(grant.Evidence) > 0
+	})
+}
+
+// reconsents are the notices of consents that fell with their contact points, and were in force: one for each event, purpose and channel,
 // under an id that a second delivery gives again. They go out with the receipts, unsigned: they permit nothing.
 func (u *Unit) reconsents() ([]ReceiptRow, error) {
 	if u.Core.Config.Mode == ModeObserve {
@@ -196,7 +246,7 @@ func (u *Unit) reconsents() ([]ReceiptRow, error) {
 	}
 	var out []ReceiptRow
 	for _, f := range u.Life.fallen {
-		purpose, channel, ok := strings.Cut(strings.TrimPrefix(f.scope, ConsentPrefix+":"), ":")
+		purpose, channel, ok := strings.Cut(strings.TrimPrefix(f.scope, ConsentPrefix), ":")
 		q := Question{Kind: KindReconsentDue, Purpose: purpose, Channel: channel, FactScope: f.scope}
 		v := sinks.Fold(f.s.Facts, f.s.Erased(), u.Now)
 		if !ok || !f.s.reconsentDue(&v, &q, u.Now) {

@@ -97,6 +97,8 @@ func (u *Unit) ownReceipt(x *Result) (schema.ReceiptState, bool) {
 	switch x.Outcome {
 	case OutcomeNoMatch:
 		return schema.ReceiptNoMatch, true
+	case OutcomeAmbiguous:
+		return schema.ReceiptAmbiguous, x.Event.Body.Type() == schema.TypeSubjectErasure
 	case OutcomeObserved:
 		return schema.ReceiptPlanned, true
 	case OutcomeApplied, OutcomeReconciled, OutcomeUnchanged:
@@ -113,9 +115,12 @@ func (u *Unit) receiptOf(x *Result, state schema.ReceiptState) *Receipt {
 	rc.CaseID, rc.CommittedAt, rc.ConfigDigest = x.Event.CaseID, x.Event.CommittedAt, x.Event.ConfigDigest
 	rc.Rows, rc.MadeAt, rc.Gaps = x.Subject.Effect.Rows, u.Now, u.openGaps()
 	rc.Ref, rc.Part = x.Subject.Ref[:], x.Subject.Part
+	rc.MatchMethod = x.Subject.Effect.MatchMethod()
 	switch state {
 	case schema.ReceiptNoMatch:
 		rc.Reason, rc.Evidence = ReasonNoRow, schema.EvidenceAttempted
+	case schema.ReceiptAmbiguous:
+		rc.Reason, rc.Evidence = ReasonAmbiguous, schema.EvidenceApplied
 	case schema.ReceiptPlanned:
 		rc.Reason, rc.Evidence = ReasonObserve, schema.EvidenceAttempted
 	default:
@@ -190,6 +195,9 @@ func (c *Core) CaseReceipt(x *OpenedCase, state schema.ReceiptState, attempt int
 	rc := c.NewReceipt(x.Event, schema.TypeSubjectErasure, state, uint32(attempt)) //nolint:gosec // attempts are few
 	rc.CaseID, rc.CommittedAt, rc.ConfigDigest, rc.MadeAt = x.ID, x.Committed, x.Digest, now
 	rc.Reason, rc.Gaps, rc.Ref, rc.Part = reason, gaps, x.Ref[:], x.Part
+	if x.Work.Method != "" {
+		rc.MatchMethod = x.Work.Method
+	}
 	return rc
 }
 
@@ -207,7 +215,7 @@ func (c *Core) FoundCase(s *Subject, o OpenCase, gaps []string, now time.Time) *
 	rc := c.NewReceipt(o.Event, schema.TypeSubjectErasure, state, 0)
 	rc.CaseID, rc.CommittedAt, rc.ConfigDigest, rc.MadeAt = o.CaseID, o.Committed, o.Digest, now
 	rc.Reason, rc.Evidence, rc.Rows, rc.Gaps = reason, evidence, s.Effect.Rows, gaps
-	rc.Ref, rc.Part = s.Ref[:], s.Part
+	rc.Ref, rc.Part, rc.MatchMethod = s.Ref[:], s.Part, s.Effect.MatchMethod()
 	return rc
 }
 
@@ -217,6 +225,7 @@ func (c *Core) FoundFollowed(s *Subject, f *Followed, gaps []string, now time.Ti
 	rc := c.NewReceipt(f.Event, f.Kind, state, 0)
 	rc.Reason, rc.Evidence, rc.Rows, rc.Gaps = reason, evidence, s.Effect.Rows, gaps
 	rc.CommittedAt, rc.MadeAt, rc.Ref, rc.Part, rc.ConfigDigest = f.Committed, now, s.Ref[:], s.Part, f.Digest
+	rc.MatchMethod = s.Effect.MatchMethod()
 	return rc
 }
 
@@ -283,15 +292,25 @@ func (c *Core) Destroyed(x *OpenedCase, crmErased bool, gaps []string, now time.
 	s := x.Subject
 	s.Dirty = true
 	if x.Lost(crmErased) {
+		if s.Effect.Doubt() != "" {
+			rc = c.CaseReceipt(x, schema.ReceiptAmbiguous, x.Attempts+1, ReasonAmbiguous, gaps, now)
+			rc.Evidence, rc.MatchMethod = schema.EvidenceApplied, s.Effect.MatchMethod()
+			return rc, nil, true, nil
+		}
 		s.UnmatchedSince, s.RecheckAt = now, now.Add(c.RecheckFirst)
 		rc = c.CaseReceipt(x, schema.ReceiptNoMatch, x.Attempts+1, ReasonGone, gaps, now)
 		rc.Evidence = schema.EvidenceAttempted
 		return rc, nil, true, nil
 	}
+	if s.Effect.By != 0 {
+		x.Work.Method = s.Effect.MatchMethod()
+	}
 	s.State = SubjectErased
 	rc = c.CaseReceipt(x, schema.ReceiptApplied, x.Attempts+1, "", gaps, now)
 	rc.Evidence, rc.Rows = schema.EvidenceApplied, s.Effect.Rows
-	work, err = CaseWork{Persons: slices.Concat(x.Work.Persons, s.Effect.Persons)}.Encode()
+	persons := slices.Concat(x.Work.Persons, s.Effect.Persons)
+	slices.Sort(persons)
+	work, err = CaseWork{Persons: slices.Compact(persons), Method: x.Work.Method}.Encode()
 	return rc, work, false, err
 }
 

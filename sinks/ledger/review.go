@@ -26,6 +26,13 @@ const (
 	ReviewObsolete  = "obsolete"
 )
 
+// ReasonAmbiguous is the reason of receipts and the error code of cases of which a person has to decide about a row;
+// OutcomeAmbiguous is what became of a record that only such rows were found for.
+const (
+	ReasonAmbiguous  = "ambiguous"
+	OutcomeAmbiguous = "ambiguous"
+)
+
 // ReviewByLethe is who closed a review that closed by itself.
 const ReviewByLethe = "lethe"
 
@@ -104,6 +111,15 @@ func (c *Core) Reviews(targets []*Target) []ReviewRowOf {
 		})
 	}
 	return out
+}
+
+// DoubtfulReceipt is the receipt of a case of which no row is certain: ambiguous, or, once a person has decided, without a match.
+func (c *Core) DoubtfulReceipt(s *Subject, o OpenCase, state schema.ReceiptState, reason string, gaps []string, now time.Time) *Receipt {
+	rc := c.NewReceipt(o.Event, schema.TypeSubjectErasure, state, uint32(o.Attempts)) //nolint:gosec // attempts are few
+	rc.CaseID, rc.CommittedAt, rc.ConfigDigest, rc.MadeAt = o.CaseID, o.Committed, o.Digest, now
+	rc.Reason, rc.Rows, rc.Gaps, rc.Evidence, rc.MatchMethod = reason, s.Effect.Rows, gaps, schema.EvidenceApplied, s.Effect.MatchMethod()
+	rc.Ref, rc.Part = s.Ref[:], s.Part
+	return rc
 }
 
 // ReviewDue is how soon a review has to be decided.

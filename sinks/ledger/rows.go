@@ -18,6 +18,7 @@ type PendingRow struct {
 	Snapshot     bool
 	RunID        string
 	Matched      bool
+	Code         string // ReasonAmbiguous: a person has to decide; else empty
 	Observed     bool
 	CommittedAt  time.Time
 	ConfigDigest [32]byte
@@ -40,7 +41,7 @@ func (u *Unit) PendingRows() ([]PendingRow, error) {
 		}
 		out = append(out, PendingRow{
 			Ref: s.Ref, CaseID: x.Event.CaseID, EventID: x.Event.EventID, Part: s.Part, Wait: wait,
-			Snapshot: x.Event.Kind == schema.KindSnapshot, RunID: x.Event.RunID, Matched: s.Effect.Matched,
+			Snapshot: x.Event.Kind == schema.KindSnapshot, RunID: x.Event.RunID, Matched: s.Effect.Found(), Code: s.Effect.Doubt(),
 			Observed: u.Core.Config.Mode == ModeObserve, CommittedAt: x.Event.CommittedAt, ConfigDigest: x.Event.ConfigDigest,
 			CoolOff: u.Core.Config.Erase.CoolOff, Undo: undo,
 		})

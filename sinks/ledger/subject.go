@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -35,8 +36,8 @@ type Subject struct {
 	Fresh  []int    // places in Facts of those to be written
 
 	// Contacts are the contact points, with the values that they had. They are read only where Set.NeedContacts asks for it.
-	Contacts      []Contact
-	contactsMoved bool // what became of them is to be compared with the facts
+	Contacts []Contact
+	was      map[int]sinks.Fact // what stored facts were that are bound to a contact point and changed
 
 	Dirty    bool // its row must be written
 	Touched  bool // its fold must be written
@@ -64,6 +65,7 @@ type Effect struct {
 	// In a replica that finds persons by match keys: Matched alone says that some row may be the subject's.
 	Certain   bool // some row certainly is
 	Ambiguous int  // rows that a person has to decide on
+	Left      bool // a row that certainly is the subject's still says something that finds it
 	ByCRMKey  bool
 	By        match.Keys // the types of keys that it was found by
 }
@@ -89,6 +91,30 @@ func EncodeUndo(entries []UndoEntry) ([]byte, error) {
 
 // Erased reports whether the fold must hold the subject as erased.
 func (s *Subject) Erased() bool { return s.State != SubjectLive }
+
+// Found reports whether some row is the subject's for certain. Without one it may be that a person has to decide about some.
+func (e *Effect) Found() bool { return e.Matched && (e.Certain || e.Ambiguous == 0) }
+
+// Doubt is the error code of a case of which no row is certain; empty: none may be the subject's.
+func (e *Effect) Doubt() string {
+	if e.Ambiguous > 0 && !e.Found() {
+		return ReasonAmbiguous
+	}
+	return ""
+}
+
+// MergeUndo adds what phase 1 changed later to what it had changed before. A row that is in it stays as it was first: what
+// phase 1 found later is what phase 1 itself had written. more says that there is something new.
+func MergeUndo(before, later []UndoEntry) (all []UndoEntry, more bool) {
+	all = slices.Clone(before)
+	for _, u := range later {
+		if slices.ContainsFunc(before, func(o UndoEntry) bool { return o.Table == u.Table && maps.Equal(o.Key, u.Key) }) {
+			continue
+		}
+		all, more = append(all, u), true
+	}
+	return all, more
+}
 
 // Changed counts rows for the receipt.
 func (e *Effect) Changed(table, action string, n int64) {
@@ -122,13 +148,34 @@ func (s *Subject) Merge(f sinks.Fact) bool {
 		if !sinks.Newer(f, *old) {
 			return false
 		}
-		*old = f
-		s.markFresh(i)
+		s.replace(i, f)
 		return true
 	}
 	s.Facts = append(s.Facts, f)
 	s.markFresh(len(s.Facts) - 1)
 	return true
+}
+
+// replace puts a fact into another one's place. What a stored fact that is bound to a contact point was is remembered.
+func (s *Subject) replace(i int, f sinks.Fact) {
+	if i < len(s.Stored) && !f.Contact.IsZero() && !slices.Contains(s.Fresh, i) {
+		if s.was == nil {
+			s.was = map[int]sinks.Fact{}
+		}
+		s.was[i] = s.Facts[i]
+	}
+	s.Facts[i] = f
+	s.markFresh(i)
+}
+
+// forgetUnchanged drops from Fresh what has become what it was: a prohibition that is delivered again goes over to the person
+// again, and the dialects take a row that does not change for one that is gone.
+func (s *Subject) forgetUnchanged() {
+	s.Fresh = slices.DeleteFunc(s.Fresh, func(i int) bool {
+		old, ok := s.was[i]
+		f := s.Facts[i]
+		return ok && old.State == f.State && old.Order == f.Order && old.EventID == f.EventID && old.AsOf.Equal(f.AsOf) && old.ValidUntil.Equal(f.ValidUntil)
+	})
 }
 
 func (s *Subject) markFresh(i int) {

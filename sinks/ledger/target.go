@@ -17,6 +17,7 @@ type Target struct {
 	// Reach is how far what forbids applies: to the whole row, or to the channels of a number that agrees.
 	Reach  match.Reach
 	By     match.Keys // the types that decided; empty: the CRM key, or a person
+	Keys   match.Keys // all types that agree
 	CRMKey bool       // found by the CRM key
 	Review bool       // a person has to decide
 	// Rival marks a subject that the transaction does not work on, and that claims the row too: what it forbids holds there.
@@ -40,7 +41,8 @@ func StandIns(targets []*Target) []*Subject {
 			out = append(out, x)
 		}
 		x.Claims = append(x.Claims, t)
-		if t.Rival {
+		if t.Rival { // what it was suppressed for holds on, also where somebody else's case is cancelled
+			x.Suppress = x.Suppress || t.Reach == match.Whole && t.Subject.Erased()
 			continue
 		}
 		x.Touched = x.Touched || t.Subject.Touched
@@ -89,6 +91,7 @@ func NoteTargets(targets []*Target) {
 		if t.Review {
 			e.Ambiguous++
 		}
+		e.Left = e.Left || t.Certain && t.Keys != 0
 		if t.Certain || t.Reach != match.Nothing {
 			e.By |= t.By
 			e.ByCRMKey = e.ByCRMKey || t.CRMKey

@@ -24,6 +24,13 @@ const (
 	TouchConsult = "consult" // take in what stands about it elsewhere
 )
 
+// How long after a transaction TouchAgain is due: longer than any transaction lasts that ran beside it; and how often a record that was joined
+// with one of which the replica has heard nothing looks whether it has come.
+const (
+	TouchLater = 2 * time.Minute
+	JoinLater  = time.Hour
+)
+
 // TouchLimit is how many subjects of the queue one call works through.
 const TouchLimit = 200
 
@@ -65,8 +72,8 @@ func (u *Unit) takeMerged(x *Result, body *schema.SubjectMerged) {
 }
 
 // JoinFacts has a subject take in what forbids of the facts of another record of the same person, joined at a place in the log. It counts from there on:
-// what was permitted before, on either record, has met the stricter; what is permitted later is newer.
-func (s *Subject) JoinFacts(facts []sinks.Fact, a *Alias) {
+// what was permitted before, on either record, has met the stricter; what is permitted later is newer. It reports whether anything was new.
+func (s *Subject) JoinFacts(facts []sinks.Fact, a *Alias) (changed bool) {
 	for _, f := range facts {
 		if !f.State.Strictness().Prohibits() || f.Scope == sinks.ScopeHeir || f.Scope == sinks.ScopeMerged {
 			continue
@@ -80,6 +87,8 @@ func (s *Subject) JoinFacts(facts []sinks.Fact, a *Alias) {
 		if isConsent(f.Scope) {
 			f.Contact = sinks.Carried
 		}
-		s.Touched = s.Merge(f) || s.Touched
+		changed = s.Merge(f) || changed
 	}
+	s.Touched = s.Touched || changed
+	return changed
 }

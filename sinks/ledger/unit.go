@@ -43,7 +43,7 @@ type Result struct {
 	keys       []StoredKey
 }
 
-// NewUnit resolves the subjects of the records, whose CRM keys have so many parts. It touches no database: what cannot
+// NewUnit resolves the subjects of the records, whose CRM keys have so many parts (0: any number). It touches no database: what cannot
 // be used at all is Poison here.
 func (c *Core) NewUnit(keyParts int, records []sinks.Record) (*Unit, error) {
 	u := &Unit{Core: c, Set: NewSet(len(records)), Results: make([]Result, len(records)), Gaps: map[string]bool{}}
@@ -59,6 +59,7 @@ func (c *Core) NewUnit(keyParts int, records []sinks.Record) (*Unit, error) {
 			return nil, err
 		}
 	}
+	u.Set.NeedContacts = u.Set.NeedContacts || c.Config.Find != nil
 	u.Set.Sort()
 	return u, nil
 }
@@ -78,7 +79,7 @@ func (u *Unit) resolve(x *Result, keyParts int) error {
 	x.Subject = s
 	if s.Key == nil {
 		parts, err := schema.SplitKey(x.Event.CRMKey)
-		if err != nil || len(parts) != keyParts {
+		if err != nil || keyParts > 0 && len(parts) != keyParts {
 			return Poison(CodeKeyParts, "the CRM key has another number of columns than person.crm_key")
 		}
 		s.Key = parts
@@ -198,6 +199,8 @@ func (u *Unit) Settle() {
 		switch {
 		case !x.Subject.Effect.Matched:
 			x.Outcome = OutcomeNoMatch
+		case !x.Subject.Effect.Found() && (x.Strictness == sinks.Erasure || x.Strictness == sinks.Permission):
+			x.Outcome = OutcomeAmbiguous
 		case u.Core.Config.Mode == ModeObserve:
 			x.Outcome = OutcomeObserved
 		case x.Event.Kind == schema.KindSnapshot:

@@ -120,7 +120,7 @@ func (r *Replica) refold(ctx context.Context, tx pgx.Tx, set *ledger.Set, prepar
 	if err != nil {
 		return err
 	}
-	e := &effects{r: r, m: m, cfg: r.cfg}
+	e := &effects{r: r, m: m, cfg: r.cfg, settles: true}
 	if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&e.now); err != nil {
 		return err
 	}
@@ -148,7 +148,11 @@ func (r *Replica) refold(ctx context.Context, tx pgx.Tx, set *ledger.Set, prepar
 
 // recheck works on subjects without a row.
 func (r *Replica) recheck(ctx context.Context, tx pgx.Tx, set *ledger.Set) error {
-	cases, err := r.openCases(ctx, tx, set.Refs())
+	open := r.openCases
+	if r.cfg.Find != nil {
+		open = r.foundCases
+	}
+	cases, err := open(ctx, tx, set.Refs())
 	if err != nil {
 		return err
 	}
@@ -172,6 +176,11 @@ func (r *Replica) recheck(ctx context.Context, tx pgx.Tx, set *ledger.Set) error
 	for _, s := range set.List {
 		if !s.Effect.Matched {
 			r.metrics.Rechecks.WithLabelValues(ledger.OutcomeNoMatch).Inc()
+			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched { // decided: nobody's row is left
+				if err := r.queueDoubtful(b, s, c, schema.ReceiptNoMatch, ledger.ReasonGone, gaps, now); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		r.metrics.Rechecks.WithLabelValues("found").Inc()
@@ -214,7 +223,11 @@ func (r *Replica) queueFound(
 	ctx context.Context, tx pgx.Tx, b *pgx.Batch, s *ledger.Subject, cases map[ledger.Ref]ledger.OpenCase, gaps []string, now time.Time,
 ) error {
 	if c, ok := cases[s.Ref]; ok {
-		if err := r.queueFoundCase(b, s, c, gaps, now); err != nil {
+		found := r.queueFoundCase
+		if r.cfg.Find != nil {
+			found = r.queueFoundRows
+		}
+		if err := found(b, s, c, gaps, now); err != nil {
 			return err
 		}
 	}

@@ -21,14 +21,19 @@ type effects struct {
 	m   *Mapping
 	cfg *config.Replica
 	now time.Time // by the replica's clock
+	// settles says that reviews which have become needless are closed too.
+	settles bool
 }
 
 // run writes the fold of every touched subject and phase 1 of every one to be suppressed, and finds out which of them
 // have a row. In mode observe it only finds out. A failed statement fails the transaction.
-func (e *effects) run(ctx context.Context, tx batcher, list []*ledger.Subject) error {
+func (e *effects) run(ctx context.Context, tx runner, list []*ledger.Subject) error {
 	list = slices.DeleteFunc(slices.Clone(list), func(x *ledger.Subject) bool { return !x.Touched && !x.Suppress })
 	if len(list) == 0 {
 		return nil
+	}
+	if len(e.m.finds) > 0 {
+		return e.runFound(ctx, tx, list)
 	}
 	b := &pgx.Batch{}
 	if e.cfg.Mode != ledger.ModeObserve {

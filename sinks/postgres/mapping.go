@@ -16,8 +16,10 @@ import (
 // type. It is immutable; a worker makes a new one when the catalog turns out to have changed.
 type Mapping struct {
 	person   *table
-	key      *column   // of person: what other tables refer to
-	crm      []*column // of person: the CRM key, in the order of source.subject.key
+	key      *column     // of person: what other tables refer to
+	crm      []*column   // of person: the CRM key, in the order of source.subject.key
+	finds    []findTable // where persons are found by match keys; empty: by the CRM key alone
+	by       []*column   // of person: by what statements know the rows of the subjects in them; crm, or key where there are finds
 	folds    []foldTable
 	suppress []suppressAction
 	erase    []eraseStep // in the order that the foreign keys ask for: children first
@@ -102,6 +104,8 @@ func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []l
 	c.compileFolds()
 	c.compileSuppress()
 	c.compileErase()
+	c.compileFind()
+	c.checkFound()
 	if err := c.compileOrder(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -182,6 +186,9 @@ func (c *compiler) compilePerson() {
 				"without an index every batch reads the whole table",
 				fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", p.sql(), strings.Join(columns, ", ")))
 		}
+	}
+	if c.m.by = c.m.crm; c.cfg.Find != nil && c.m.key != nil {
+		c.m.by = []*column{c.m.key}
 	}
 }
 

@@ -150,6 +150,9 @@ func (r *Replica) replay(ctx context.Context, places []sinks.Place, p parkedRow)
 		if err := tx.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
+		if err := u.meet(ctx, tx); err != nil {
+			return err
+		}
 		u.Dispatch()
 		if err := u.effects().run(ctx, tx, u.Set.List); err != nil {
 			return err

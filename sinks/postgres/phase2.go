@@ -22,7 +22,7 @@ const sqlDue = `
 	FROM {s}.pending p
 	WHERE p.part = ANY ($1) AND p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT p.held
 		AND p.wait IN ('none', 'cool_off') AND p.due_at <= now()
-		AND NOT EXISTS (SELECT FROM {s}.decision d WHERE d.ref = p.ref AND d.done_at IS NULL)
+		AND NOT EXISTS (SELECT FROM {s}.decision d WHERE d.ref = p.ref AND d.done_at IS NULL) AND ` + sqlScanned + `
 	ORDER BY p.due_at, p.ref LIMIT $2 FOR UPDATE OF p`
 
 // sqlNextDue: when the next one is.
@@ -46,6 +46,13 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 		func(refused *ledger.RefusedError) error { return r.recordRefusal(ctx, places, refused) })
 	if err != nil || more {
 		return time.Now(), err
+	}
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if waiting, err := r.wantScans(ctx, ledger.PartsOf(places), m); err != nil || waiting {
+		return time.Now().Add(scanPoll), err
 	}
 	return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
 }
@@ -94,7 +101,11 @@ func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit i
 }
 
 func (r *Replica) due(ctx context.Context, tx pgx.Tx, places []sinks.Place, limit int) ([]*ledger.OpenedCase, error) {
-	rows, err := tx.Query(ctx, r.ledger.sql(sqlDue), ledger.PartsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1)
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, r.ledger.sql(sqlDue), ledger.PartsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1, m.findTableNames())
 	if err != nil {
 		return nil, err
 	}
@@ -142,19 +153,17 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*ledger.OpenedCa
 	if err != nil {
 		return err
 	}
-	if err := m.lockPersons(ctx, tx, set.List); err != nil {
-		return err
+	e := &effects{r: r, m: m, cfg: r.cfg, now: now}
+	if len(m.finds) > 0 {
+		err = r.eraseFound(ctx, tx, m, e, cases)
+	} else {
+		err = m.eraseKnown(ctx, tx, e, set.List)
 	}
-	b := &pgx.Batch{}
-	(&effects{r: r, m: m, cfg: r.cfg, now: now}).queueAgain(b, set.List)
-	for i := range m.erase {
-		m.queueErase(b, &m.erase[i], set.List)
-	}
-	if err := send(ctx, tx, b); err != nil {
+	if err != nil {
 		return err
 	}
 	crashpoint.Hit("sink.during_phase2")
-	b = &pgx.Batch{}
+	b := &pgx.Batch{}
 	for _, c := range cases {
 		if err := r.queueErased(b, m, c, gaps, now); err != nil {
 			return err
@@ -169,6 +178,19 @@ func (r *Replica) erase(ctx context.Context, tx pgx.Tx, cases []*ledger.OpenedCa
 	}
 	crashpoint.Hit("sink.before_phase2_commit")
 	return nil
+}
+
+// eraseKnown is phase 2 of subjects that are found by their CRM key.
+func (m *Mapping) eraseKnown(ctx context.Context, tx pgx.Tx, e *effects, list []*ledger.Subject) error {
+	if err := m.lockPersons(ctx, tx, list); err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	e.queueAgain(b, list)
+	for i := range m.erase {
+		m.queueErase(b, &m.erase[i], list)
+	}
+	return send(ctx, tx, b)
 }
 
 // queueAgain runs phase 1 once more in front of phase 2, for rows that it has not seen: a backup was restored, or the ETL
@@ -246,12 +268,12 @@ func (m *Mapping) queueErase(b *pgx.Batch, step *eraseStep, list []*ledger.Subje
 
 // queueErased writes what became of a case.
 func (r *Replica) queueErased(b *pgx.Batch, m *Mapping, c *ledger.OpenedCase, gaps []string, now time.Time) error {
-	rc, work, lost, err := r.core.Destroyed(c, m.crmErased, gaps, now)
+	rc, work, lost, err := r.core.Destroyed(c, m.crmErased && len(m.finds) == 0, gaps, now)
 	if err != nil {
 		return err
 	}
 	if lost {
-		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false WHERE ref = $1`), c.Ref[:])
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET matched = false, error_code = $2 WHERE ref = $1`), c.Ref[:], textOrNull(c.Subject.Effect.Doubt()))
 		return r.queueReceipt(b, rc)
 	}
 	b.Queue(r.ledger.sql(`

@@ -40,15 +40,21 @@ func (s *statement) value(a *assignment, row, key string) string {
 }
 
 // who adds the subjects that a statement speaks of: `unnest(…) AS v(i, k1, …)`, i being the place in list and k1… the
-// parts of the CRM key as text. extra adds columns, each with the array's SQL type.
+// parts of the CRM key as text, or person.key where list are stand-ins for rows (ledger.StandIns). extra adds columns, each
+// with the array's SQL type.
 func (s *statement) who(m *Mapping, list []*ledger.Subject, extra ...whoColumn) string {
+	return s.whoBy(len(m.by), list, extra...)
+}
+
+// whoBy is who with keys of so many parts.
+func (s *statement) whoBy(keyParts int, list []*ledger.Subject, extra ...whoColumn) string {
 	places := make(pgtype.FlatArray[int32], len(list))
 	for i := range list {
 		places[i] = int32(i)
 	}
 	arrays := []string{s.arg(places) + "::int[]"}
 	names := []string{"i"}
-	for k := range m.crm {
+	for k := range keyParts {
 		parts := make(textArray, len(list))
 		for i, x := range list {
 			parts[i] = x.Key[k]
@@ -70,9 +76,12 @@ type whoColumn struct {
 
 // matches returns the condition that the person row (alias) is that of v. The cast stands on v's side, so that an index
 // on the column is used, and it goes to the type without a length, so that no key is cut to fit another's.
-func (m *Mapping) matches(alias string) string {
-	parts := make([]string, len(m.crm))
-	for k, c := range m.crm {
+func (m *Mapping) matches(alias string) string { return matchesBy(m.by, alias) }
+
+// matchesBy is matches by some columns.
+func matchesBy(columns []*column, alias string) string {
+	parts := make([]string, len(columns))
+	for k, c := range columns {
 		parts[k] = alias + "." + c.sql() + " = v.k" + strconv.Itoa(k+1) + "::" + c.typ
 	}
 	return strings.Join(parts, " AND ")

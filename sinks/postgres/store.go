@@ -190,16 +190,16 @@ func (u *unit) queueCases(b *pgx.Batch) error {
 		p := &rows[i]
 		b.Queue(u.r.ledger.sql(`
 			INSERT INTO {s}.pending AS p (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed,
-				committed_at, config_digest, due_at, undo)
-			VALUES ($1, $2, $3, $4, 'suppressed', $5, $6, $7, $8, $9, $10, $11, now() + make_interval(secs => $12), $13)
+				committed_at, config_digest, due_at, undo, error_code)
+			VALUES ($1, $2, $3, $4, 'suppressed', $5, $6, $7, $8, $9, $10, $11, now() + make_interval(secs => $12), $13, $14)
 			ON CONFLICT (ref) DO UPDATE SET case_id = excluded.case_id, event_id = excluded.event_id, state = excluded.state,
 				wait = excluded.wait, held = false, released = false, snapshot = excluded.snapshot, run_id = excluded.run_id,
 				matched = excluded.matched, observed = excluded.observed, committed_at = excluded.committed_at,
 				config_digest = excluded.config_digest, opened_at = now(), suppressed_at = now(), due_at = excluded.due_at,
-				applied_at = NULL, verified_at = NULL, undo = excluded.undo, work = NULL, attempts = 0, error_code = NULL,
+				applied_at = NULL, verified_at = NULL, undo = excluded.undo, work = NULL, attempts = 0, error_code = excluded.error_code,
 				mapping_digest = NULL`),
 			p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, p.Wait, p.Snapshot, textOrNull(p.RunID), p.Matched, p.Observed, p.CommittedAt,
-			p.ConfigDigest[:], p.CoolOff.Seconds(), jsonOrNull(p.Undo))
+			p.ConfigDigest[:], p.CoolOff.Seconds(), jsonOrNull(p.Undo), textOrNull(p.Code))
 	}
 	return nil
 }
