@@ -9,7 +9,7 @@
 
 -- The login. It is locked until it has a password and, best, has to use TLS:
 --   ALTER USER `lethe`@`%` IDENTIFIED BY '…' REQUIRE SSL ACCOUNT UNLOCK;
-CREATE USER IF NOT EXISTS `lethe`@`%` WITH MAX_USER_CONNECTIONS 8 ACCOUNT LOCK;
+CREATE USER IF NOT EXISTS `lethe`@`%` WITH MAX_USER_CONNECTIONS 16 ACCOUNT LOCK;
 
 -- To read the binary log, and to ask which logs there are. The log cannot be restricted to tables: who has REPLICATION
 -- SLAVE reads every row that is written. Guard this login like a backup, and allow it from Lethe's machine only (in the
@@ -29,7 +29,8 @@ GRANT SELECT, UPDATE ON `crm`.`lethe_heartbeat` TO `lethe`@`%`;
 -- How the tables are made: `check` walks the foreign keys, because InnoDB writes no cascade into the log. REFERENCES is the
 -- least that shows them: it reads no row, and is of use only to who may make tables.
 GRANT REFERENCES ON `crm`.* TO `lethe`@`%`;
--- The mapped columns, and the keys by which tables hang together, which `check` compares with the mapping.
+-- The mapped columns, and the primary keys, along which a pass walks through a table: it reads them in short transactions
+-- without locks. `check` compares them with the mapping.
 GRANT SELECT (customer_id, last_name, first_name, national_id, birth_date, gender, qualifier_1, qualifier_2, status, blocked,
               ok_for_promo, no_marketing, restricted_until) ON `crm`.`customer` TO `lethe`@`%`;
 GRANT SELECT (note_id, customer_id, note_code) ON `crm`.`customer_note` TO `lethe`@`%`;

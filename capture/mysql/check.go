@@ -56,6 +56,8 @@ const (
 	CodeKeySpellings     = "key_spellings"
 	CodeCascade          = "cascade_unseen"
 	CodeForeignKeys      = "foreign_keys_unread"
+	CodeTableKeyless     = "table_without_key"
+	CodeKeyDenied        = "key_denied"
 )
 
 // Finding is something that Check found.

@@ -128,6 +128,11 @@ func (in *inspection) denied(name string, columns []string) {
 	if len(columns) == 0 {
 		return
 	}
+	in.add(SeverityError, CodeTableDenied, name, "the login may not read what is mapped of the table", in.grantSelect(name, columns))
+}
+
+// grantSelect is the statement that lets the login read columns; one empty name is the table.
+func (in *inspection) grantSelect(name string, columns []string) string {
 	list := ""
 	if columns[0] != "" {
 		quoted := make([]string, len(columns))
@@ -136,7 +141,7 @@ func (in *inspection) denied(name string, columns []string) {
 		}
 		list = " (" + strings.Join(quoted, ", ") + ")"
 	}
-	in.add(SeverityError, CodeTableDenied, name, "the login may not read what is mapped of the table", "GRANT SELECT"+list+" ON "+quoteTable(name)+" TO "+in.account)
+	return "GRANT SELECT" + list + " ON " + quoteTable(name) + " TO " + in.account
 }
 
 // transactional are the engines whose changes are in the log exactly if their transaction was committed.
@@ -194,6 +199,34 @@ func (in *inspection) columnStates(ctx context.Context, t *catalogTable) error {
 		}
 	}
 	in.keyStates(t)
+	return in.walkState(ctx, t)
+}
+
+// walkState looks whether a pass can walk along the table.
+func (in *inspection) walkState(ctx context.Context, t *catalogTable) error {
+	indexes, err := in.readIndexes(ctx, t)
+	switch pii.MySQLNumber(err) {
+	case 0:
+	case databaseDenied, tableDenied, columnDenied:
+		return nil // the table's own finding says so
+	}
+	if err != nil {
+		return fmt.Errorf("reading the indexes of table %s: %w", t.full(), err)
+	}
+	index, why := chooseIndex(indexes)
+	if index == nil {
+		in.add(SeverityWarning, CodeTableKeyless, t.full(), "no pass can read the table: "+why+"; what its log leaves out (a cascade, a session without log, a gap) is "+
+			"then never found. Give it a primary key")
+		return nil
+	}
+	mapped := in.readColumns(t.full())
+	alone := slices.DeleteFunc(slices.Clone(index.columns), func(c string) bool { return slices.Contains(mapped, c) })
+	if len(alone) == 0 {
+		return nil
+	}
+	if lacks := in.grants.lacks("SELECT", t.database, t.name, alone...); len(lacks) > 0 {
+		in.add(SeverityWarning, CodeKeyDenied, t.full(), "no pass can read the table: it is walked along its key, which the login may not read", in.grantSelect(t.full(), lacks))
+	}
 	return nil
 }
 
@@ -411,9 +444,9 @@ func (in *inspection) cascade(t *catalogTable, k *foreignKey, own bool) {
 	if what == nil {
 		return
 	}
-	in.add(SeverityWarning, CodeCascade, name, fmt.Sprintf("foreign key %s refers to %s, and %s: InnoDB does that without a word in the log, so Lethe learns of it only by "+
-		"a pass. Let the application do it by statements of its own, with ON DELETE and ON UPDATE RESTRICT%s", k.name, parent, strings.Join(what, ", and "),
-		in.sinceMySQL()))
+	in.add(SeverityWarning, CodeCascade, name, fmt.Sprintf("foreign key %s refers to %s, and %s: InnoDB does that without a word in the log. A pass (source.pass) finds rows "+
+		"that were changed, and reports a customer whom it does not find, but nobody sees that one row of a customer is gone. Let the application do it by "+
+		"statements of its own, with ON DELETE and ON UPDATE RESTRICT%s", k.name, parent, strings.Join(what, ", and "), in.sinceMySQL()))
 }
 
 func (in *inspection) sinceMySQL() string {

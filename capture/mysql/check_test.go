@@ -211,7 +211,7 @@ func TestCheckNamesEachFaultOfATable(t *testing.T) {
 		want := []string{
 			"error column_missing plain.gone", "error column_missing plain.ID", "error column_missing plain.slip", "error column_type plain.place",
 			"error column_charset plain.big", "error table_missing absent", "warning table_missing maybe", "error table_kind seen", "error table_engine heap",
-			"warning key_collation keyed.code",
+			"warning key_collation keyed.code", "warning table_without_key keyed",
 		}
 		c.expect(t, c.check(t), want...)
 		c.expect(t, must(Preview(t.Context(), c.owner(), c.options)), want...)

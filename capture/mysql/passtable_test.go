@@ -270,3 +270,63 @@ func TestASnapshotsPlaceIsFoundInTheLog(t *testing.T) {
 		t.Errorf("what never was is seen: %v", err)
 	}
 }
+
+// TestAPassNeedsPrivileges: on the mapped columns and on those of the key, which check names and setup grants; no more.
+func TestAPassNeedsPrivileges(t *testing.T) {
+	onBoth(t, func(t *testing.T, server *testenv.MySQL) {
+		c := newChecked(t, server, map[string]TableNeeds{"consent": {Columns: []string{"customer_id", "status"}, SubjectColumns: []string{"customer_id"}}},
+			"CREATE TABLE consent (id INT PRIMARY KEY, customer_id INT, status VARCHAR(9), secret VARCHAR(9))", "INSERT INTO consent VALUES (7, 1, 'Y', 's')",
+			"CREATE USER ~", "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO ~", "GRANT SELECT (customer_id, status), REFERENCES ON consent TO ~")
+		server.Exec(t, c.db, heartbeatSQL(c.options.Heartbeat)...)
+		server.Exec(t, c.db, "GRANT SELECT, UPDATE ON lethe_heartbeat TO "+c.user)
+		src, err := New(c.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = src.Close(context.Background()) }()
+		var refused *capture.TableRefusedError
+		if _, err := src.PassTable(t.Context(), c.db+".consent"); !errors.As(err, &refused) || refused.Cause != capture.RefusedGrant {
+			t.Errorf("without the key: %v", err)
+		}
+		findings := c.check(t)
+		c.expect(t, findings, "warning key_denied consent")
+		if fix := c.find(t, findings, CodeKeyDenied).FixSQL; len(fix) != 1 || !strings.Contains(fix[0], "SELECT (`id`)") {
+			t.Fatalf("the statement is %q", fix)
+		}
+		if ran, left, err := Setup(t.Context(), c.owner(), c.options); err != nil || len(ran) != 1 || len(left) != 0 {
+			t.Fatalf("setup ran %q and left %v: %v", ran, left, err)
+		}
+		got := ""
+		id, err := src.Identity(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := capture.ChunkRequest{Table: c.db + ".consent", Limit: 10, Seen: capture.Position{GTID: id.Start}}
+		if _, _, err := src.ReadChunk(t.Context(), request, func(c *capture.Change) error { got = texts(c.New); return nil }); err != nil || got != "-|1|Y|-" {
+			t.Errorf("with the key: %q %v", got, err)
+		}
+	})
+}
+
+// TestAnErrorOfAPassHoldsNoValue: a key may be an e-mail address.
+func TestAnErrorOfAPassHoldsNoValue(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, "CREATE TABLE a (id VARCHAR(40) PRIMARY KEY, n INT)", "INSERT INTO a VALUES ('anna@example.fr', 1)")
+		e.need("a", "id", "n")
+		e.track(t)
+		p := e.pass(t)
+		seen := p.newest(t)
+		e.exec(t, "ALTER TABLE a ADD COLUMN m INT AS (n / 0)")
+		for _, after := range [][][]byte{{[]byte("anna@example.fr"), []byte("x")}, {}} {
+			_, _, err := p.src.ReadChunk(t.Context(), capture.ChunkRequest{Table: e.db + ".a", After: after, Limit: 1, Seen: seen}, ignore)
+			if !errors.Is(err, capture.ErrTableChanged) || strings.Contains(err.Error(), "anna") {
+				t.Errorf("a key of another table: %v", err)
+			}
+		}
+		e.exec(t, "DROP TABLE a", "CREATE TABLE a (id INT PRIMARY KEY, n INT)")
+		_, _, err := p.src.ReadChunk(t.Context(), capture.ChunkRequest{Table: e.db + ".a", After: [][]byte{[]byte("anna@example.fr")}, Limit: 1, Seen: seen}, ignore)
+		if !errors.Is(err, capture.ErrTableChanged) || strings.Contains(err.Error(), "anna") {
+			t.Errorf("a key of another type: %v", err)
+		}
+	})
+}
