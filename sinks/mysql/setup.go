@@ -284,7 +284,7 @@ var runPrivileges = [][2]string{
 	{"contact", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact_key", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact_block", "SELECT, INSERT, UPDATE, DELETE"},
-	{"touch", "SELECT, INSERT, DELETE"},
+	{"touch", "SELECT, INSERT, UPDATE, DELETE"},
 	{"alias", "SELECT, INSERT, UPDATE, DELETE"},
 	{"finding", "SELECT, INSERT, UPDATE, DELETE"},
 	{"row_key", "SELECT, INSERT, UPDATE, DELETE"},

@@ -14,6 +14,12 @@ import (
 // runTouches looks again at the subjects that others have asked for, and tells others about those that have something to tell.
 func (r *Replica) runTouches(ctx context.Context, places []sinks.Place) (time.Time, error) {
 	const op = "looking at shared contact points"
+	due := func() (time.Time, error) {
+		return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(at) - now())::float8 FROM {s}.touch WHERE part = ANY ($1)`, ledger.PartsOf(places))
+	}
+	if next, err := due(); err != nil || next.IsZero() || time.Until(next) > 0 {
+		return next, err // mostly there is nothing, and then no row is locked
+	}
 	more, err := ledger.WorkDue(ledger.TouchLimit, func(limit int) ([][]byte, error) {
 		return r.touchSlice(ctx, places, op, limit)
 	}, func(ref []byte, refused error) error {
@@ -28,7 +34,7 @@ func (r *Replica) runTouches(ctx context.Context, places []sinks.Place) (time.Ti
 	if err != nil || more {
 		return time.Now(), err
 	}
-	return r.nextOf(ctx, op, `SELECT extract(epoch FROM min(at) - now())::float8 FROM {s}.touch WHERE part = ANY ($1)`, ledger.PartsOf(places))
+	return due()
 }
 
 // touchSlice works on up to limit subjects of the queue in one transaction. Also with an error it returns which ones they were.
