@@ -237,6 +237,26 @@ func TestFirstFactLiesWithItsSubject(t *testing.T) {
 	})
 }
 
+// A column that is NULL in all rows of a batch is not in the statement: it becomes NULL all the same where it was not.
+func TestNullTakesThePlaceOfAValue(t *testing.T) {
+	bothWorlds(t, func(w *world) {
+		w.person(1)
+		const times = `SELECT s.valid_until IS NULL, (SELECT f.valid_until IS NULL FROM lethe_fact f WHERE f.ref = s.ref),
+			(SELECT COUNT(next_change_at) FROM lethe_due) FROM lethe_subject s`
+		for _, c := range []struct {
+			until time.Time
+			want  string
+		}{{time.Now().Add(time.Hour), "0|0|1"}, {time.Time{}, "1|1|0"}} {
+			for _, purpose := range []string{"newsletter", "offers"} {
+				ev := consent(purpose, schema.ConsentGiven)
+				ev.ValidUntil = c.until.Truncate(time.Millisecond)
+				w.apply(w.event(1, ev))
+			}
+			w.want(times, c.want)
+		}
+	})
+}
+
 // A batch of consents of two people whose keys differ in capitals or accents only changes the row of one, also where the
 // column's collation holds them to be the same.
 func TestConsentReachesOnePersonOfTwoThatLookAlike(t *testing.T) {
