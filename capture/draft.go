@@ -13,6 +13,8 @@ type Draft struct {
 	// Pipeline makes Body's ContactRef of them. Empty: bound to none.
 	ContactTable string
 	ContactPK    []byte
+	// Absorbed are the canonical CRM keys of the subjects that a SubjectMerged joins into SubjectKey; the Pipeline makes Body's references of them.
+	Absorbed [][]byte
 }
 
 // Ruler says which change means which event (capture/rules). It sees the changes and their commits, never the clock. One

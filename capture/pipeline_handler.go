@@ -159,6 +159,11 @@ func (s *session) emit(a *assembly, op Op, table string, n uint32, d *Draft) err
 		body.Contact = s.contact(d)
 	case *schema.ContactPoint:
 		body.Contact = s.contact(d)
+	case *schema.SubjectMerged:
+		body.Absorbed = body.Absorbed[:0]
+		for _, key := range d.Absorbed {
+			body.Absorbed = append(body.Absorbed, s.refs.get(key))
+		}
 	}
 	if !all {
 		if len(d.SubjectKey) == 0 {

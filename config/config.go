@@ -152,6 +152,9 @@ type ContactPoint struct {
 	Region string   // column with the number's region; kind phone only
 	Ignore []string // placeholders that are nobody's
 	Past   bool     // of a table that holds what was valid before
+	// Key is the column, or the columns, by which consents refer to a row (bound_to). Empty: those of the primary key without the CRM key, as far
+	// as the log tells them; it does not where PostgreSQL sends whole rows.
+	Key []string
 }
 
 // Identity is what the subject's own row says of who it is.

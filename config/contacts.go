@@ -15,6 +15,7 @@ func (t *Table) decodeContactPoint(it item) {
 		"region": reader(&p.Region, parseColumn),
 		"ignore": texts(&p.Ignore, func(s string) (string, error) { return s, nil }),
 		"past":   boolean(&p.Past),
+		"key":    columns(&p.Key),
 	}, "kind: email, phone or postal", "value")
 	if p.Region != "" && p.Kind != "" && p.Kind != "phone" {
 		it.below("region").fault("", "belongs to kind phone only")
@@ -136,6 +137,10 @@ func (v *validator) boundKind(path, channel, table string) {
 	t := v.c.Source.Tables[table]
 	if t == nil || t.ContactPoint == nil || t.ContactPoint.Kind == "" {
 		return
+	}
+	if len(t.ContactPoint.Key) > 1 {
+		v.fault(at("source", "tables", table, "contact_point", "key"), "name the column that "+path+" holds the values of",
+			"has %d columns, and consents refer to its rows by one", len(t.ContactPoint.Key))
 	}
 	if want, known := channelContacts[channel]; known && t.ContactPoint.Kind != want {
 		v.fault(path, "name the table of the "+want+" contact points", "%s holds contact points of kind %s", table, t.ContactPoint.Kind)

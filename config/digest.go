@@ -91,7 +91,7 @@ func (t *Table) normal() map[string]any {
 		"state": state, "optional": t.Optional,
 	}
 	if p := t.ContactPoint; p != nil {
-		n["contact_point"] = map[string]any{"kind": p.Kind, "value": p.Value, "region": p.Region, "ignore": sorted(p.Ignore), "past": p.Past}
+		n["contact_point"] = map[string]any{"kind": p.Kind, "value": p.Value, "region": p.Region, "ignore": sorted(p.Ignore), "past": p.Past, "key": p.Key}
 	}
 	if i := t.Identity; i != nil {
 		n["identity"] = map[string]any{"name": i.Name, "birth_date": i.BirthDate}

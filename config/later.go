@@ -16,23 +16,11 @@ func (c *Config) NotInThisVersion() []Fault {
 	}
 	const remove = "remove it for now"
 	s := &c.Source
-	add(c.Locale != nil, "locale", remove)
 	add(c.Kafka.SchemaRegistry != nil, "kafka.schema_registry", "remove it: events are Avro single-object encoded")
 	add(s.Request != nil, "source.request", remove)
 	add(s.Gate != nil, "source.gate", remove)
 	add(c.given("source.pass"), "source.pass", remove)
 	add(s.Erased.Window != 0, "source.erased.window", remove)
-	for _, name := range slices.Sorted(maps.Keys(s.Tables)) {
-		add(s.Tables[name].ContactPoint != nil, at("source", "tables", name, "contact_point"), remove)
-		add(s.Tables[name].Identity != nil, at("source", "tables", name, "identity"), remove)
-		add(s.Tables[name].Merged != nil, at("source", "tables", name, "merged"), remove)
-		if consent := s.Tables[name].Consent; consent != nil {
-			path := at("source", "tables", name, "consent")
-			add(consent.Method.Given(), path+".method", remove)
-			add(consent.Notice.Given(), path+".notice", remove)
-			add(consent.Actor.Given(), path+".actor", remove)
-		}
-	}
 	for _, name := range slices.Sorted(maps.Keys(c.Replicas)) {
 		r, path := c.Replicas[name], at("replicas", name)
 		add(len(r.Person.CRMKey) == 0, path+".person", "give person.crm_key: a person is found by the CRM key only")

@@ -23,9 +23,11 @@ type binding struct {
 	kinds    []kind // by column
 	subject  []int
 	identity []int // empty: the event ids take the subject's columns
-	insert   []rule
-	update   []rule
-	delete   []rule
+	// contactKey names the columns of contact references; nil: the table has no contact points.
+	contactKey []string
+	insert     []rule
+	update     []rule
+	delete     []rule
 }
 
 // rulesOf returns the rules that an operation can concern.

@@ -19,7 +19,7 @@ type consentSpec struct {
 func (s *consentSpec) needs(n *TableNeeds) {
 	n.Columns = append(n.Columns, s.scopeColumns()...)
 	n.Columns = append(n.Columns, s.contentColumns()...)
-	for _, column := range []string{s.cfg.AsOf, s.cfg.Evidence} {
+	for _, column := range []string{s.cfg.AsOf, s.cfg.Evidence, s.cfg.Method.Column, s.cfg.Notice.Column, s.cfg.Actor.Column} {
 		if column != "" {
 			n.Columns = append(n.Columns, column)
 		}
@@ -59,6 +59,9 @@ func (s *consentSpec) bind(b *binder) rule {
 	r.channel = b.mapped(s.path+".channel", &s.cfg.Channel)
 	r.state = b.mapped(s.path+".state", &s.cfg.State)
 	r.legalBasis = b.mapped(s.path+".legal_basis", &s.cfg.LegalBasis)
+	r.method = b.mapped(s.path+".method", &s.cfg.Method)
+	r.notice = b.mapped(s.path+".notice", &s.cfg.Notice)
+	r.actor = b.mapped(s.path+".actor", &s.cfg.Actor)
 	if s.cfg.BoundTo != nil {
 		r.contact = b.column(s.path+".bound_to.column", s.cfg.BoundTo.Column)
 	}
@@ -77,7 +80,7 @@ func (s *consentSpec) bind(b *binder) rule {
 	r.scopeCols = present(r.purpose.col, r.channel.col, r.contact)
 	r.contentCols = present(r.state.col, r.legalBasis.col, r.validUntil)
 	r.all = append(append(append([]int(nil), b.subject...), r.scopeCols...), r.contentCols...)
-	r.all = append(r.all, present(r.asOf, r.evidence)...)
+	r.all = append(r.all, present(r.asOf, r.evidence, r.method.col, r.notice.col, r.actor.col)...)
 	return r
 }
 
@@ -94,7 +97,8 @@ func present(columns ...int) (found []int) {
 type consentRule struct {
 	spec                                *consentSpec
 	purpose, channel, state, legalBasis mapped
-	contact, validUntil, asOf, evidence int // columns, -1: none
+	method, notice, actor               mapped // of the evidence: codes, "" where not mapped
+	contact, validUntil, asOf, evidence int    // columns, -1: none
 	scopeCols, contentCols, all         []int
 	body, left                          schema.ConsentChange // what is said of the new scope and of the one left
 	was                                 schema.ConsentChange // the content of the old row
@@ -188,6 +192,14 @@ func (r *consentRule) read(x *row, img image, body *schema.ConsentChange) error 
 	}
 	if err := r.readContent(x, img, body); err != nil {
 		return err
+	}
+	for _, m := range []struct {
+		from *mapped
+		to   *string
+	}{{&r.method, &body.Method}, {&r.notice, &body.Notice}, {&r.actor, &body.Actor}} {
+		if *m.to, err = m.from.optional(x, img); err != nil {
+			return err
+		}
 	}
 	if r.evidence >= 0 {
 		// Evidence that was not sent again is the same as before; the sinks do not need it to act.

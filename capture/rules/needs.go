@@ -13,12 +13,13 @@ type TableNeeds struct {
 	OldColumns     []string // must be in the replica identity
 	SubjectColumns []string // hold the CRM key
 	ReadsDelete    bool     // a DELETE means something
+	ReadsRows      bool     // a row as it is means something: passes read the table
 }
 
 // Needs returns what must be in the log, for every mapped table and for those that erased.* names. A mapped table
 // without rules is in it too, with its subject columns only: its TRUNCATE has to be seen.
 func Needs(cfg *config.Source) (map[string]TableNeeds, error) {
-	plans, err := compile(cfg)
+	plans, err := compile(cfg, keyless{})
 	if err != nil {
 		return nil, err
 	}
@@ -27,6 +28,7 @@ func Needs(cfg *config.Source) (map[string]TableNeeds, error) {
 		n := TableNeeds{SubjectColumns: slices.Clone(p.subject)}
 		for _, s := range p.rules {
 			s.needs(&n)
+			n.ReadsRows = n.ReadsRows || readsRows(s)
 		}
 		n.Columns = distinct(append(append(n.Columns, n.OldColumns...), n.SubjectColumns...))
 		n.OldColumns = distinct(n.OldColumns)
@@ -35,11 +37,20 @@ func Needs(cfg *config.Source) (map[string]TableNeeds, error) {
 	return all, nil
 }
 
+// readsRows tells the rules that say something of a row as it is from those that only see it change.
+func readsRows(s spec) bool {
+	switch s.(type) {
+	case *deletedSpec, keyChangeSpec:
+		return false
+	}
+	return true
+}
+
 // Recommends returns by table the columns that are better in the replica identity, although nothing goes wrong without
 // them. Where the old value of a state is unknown, each UPDATE of the row has to send the present state: the sinks ignore
 // it, but every ordinary change of a customer then costs an event.
 func Recommends(cfg *config.Source) (map[string][]string, error) {
-	plans, err := compile(cfg)
+	plans, err := compile(cfg, keyless{})
 	if err != nil {
 		return nil, err
 	}

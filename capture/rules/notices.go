@@ -27,6 +27,10 @@ const (
 	NoticeAsOfFuture
 	// NoticeScopeNull: the old image of a consent names no purpose or channel, so nothing was ever said of it.
 	NoticeScopeNull
+	// NoticeContactUnread: a contact point or a name is there, and no rule of normalisation can read it. It finds nobody.
+	NoticeContactUnread
+	// NoticeMergeUndone: a row does not join two subjects any more that it joined before.
+	NoticeMergeUndone
 	noticeKinds
 	// NoticeNoHeartbeat: a logical message with our prefix is no heartbeat: somebody else wrote it. It belongs to no table.
 	NoticeNoHeartbeat
@@ -48,6 +52,10 @@ func (k NoticeKind) String() string {
 		return "as_of_future"
 	case NoticeScopeNull:
 		return "consent_scope_null"
+	case NoticeContactUnread:
+		return "contact_point_unread"
+	case NoticeMergeUndone:
+		return "merge_undone"
 	case NoticeNoHeartbeat:
 		return "message_is_no_heartbeat"
 	case noticeKinds:

@@ -29,12 +29,13 @@ type spec interface {
 // planner collects the plans and every fault of the mapping.
 type planner struct {
 	cfg    *config.Source
+	maker  KeyMaker
 	plans  map[string]*plan
 	faults []error
 }
 
-func compile(cfg *config.Source) (map[string]*plan, error) {
-	p := &planner{cfg: cfg, plans: make(map[string]*plan)}
+func compile(cfg *config.Source, maker KeyMaker) (map[string]*plan, error) {
+	p := &planner{cfg: cfg, maker: maker, plans: make(map[string]*plan)}
 	if cfg.Subject.Table == "" || len(cfg.Subject.Key) == 0 {
 		p.fault("source.subject", "names no table or no key", "write subject: {table: schema.table, key: column, on_delete: erasure}")
 		return nil, errors.Join(p.faults...)
@@ -147,6 +148,16 @@ func (p *planner) table(name string, t *config.Table) {
 	}
 	if o := t.Objection; o != nil {
 		pl.rules = append(pl.rules, &objectionSpec{when: p.expression(path+".objection.when", o.When), scope: o.Scope, own: own})
+	}
+	if t.ContactPoint != nil {
+		pl.rules = append(pl.rules, p.contactPoint(path, pl, t))
+	}
+	if t.Identity != nil {
+		// First, so that whoever is erased by the same change is known by what the row said of them.
+		pl.rules = slices.Insert(pl.rules, 0, spec(p.identity(path, pl, t)))
+	}
+	if t.Merged != nil {
+		pl.rules = append(pl.rules, p.merged(path, t.Merged))
 	}
 	if c := t.Consent; c != nil {
 		pl.rules = append(pl.rules, p.consent(path, pl, c))

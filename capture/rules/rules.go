@@ -10,7 +10,11 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,22 +30,31 @@ type Draft = capture.Draft
 // The names of the rules. They are part of every event id and must never change: a renamed rule would tell all its
 // events a second time. No two rules make an event of one name from one change.
 const (
-	RuleErasedWhen    = "erased.when"
-	RuleErasedMarker  = "erased.marker"
-	RuleErasedDelete  = "erased.delete"
-	RuleRestricted    = "restricted"
-	RuleObjection     = "objection"
-	RuleConsent       = "consent"
-	RuleConsentMoved  = "consent.moved"  // the scope that a row left by an UPDATE
-	RuleConsentDelete = "consent.delete" // the scope of a deleted row
-	RuleTruncate      = "truncate"
-	RuleHeartbeat     = "heartbeat"
+	RuleErasedWhen     = "erased.when"
+	RuleErasedMarker   = "erased.marker"
+	RuleErasedDelete   = "erased.delete"
+	RuleRestricted     = "restricted"
+	RuleObjection      = "objection"
+	RuleConsent        = "consent"
+	RuleConsentMoved   = "consent.moved"  // the scope that a row left by an UPDATE
+	RuleConsentDelete  = "consent.delete" // the scope of a deleted row
+	RuleContactPoint   = "contact_point"
+	RuleContactMoved   = "contact_point.moved"  // the subject or key that a row left by an UPDATE
+	RuleContactDelete  = "contact_point.delete" // a row that is gone
+	RuleIdentity       = "identity"
+	RuleIdentityMoved  = "identity.moved"
+	RuleIdentityDelete = "identity.delete"
+	RuleMerged         = "merged"
+	RuleTruncate       = "truncate"
+	RuleHeartbeat      = "heartbeat"
 )
 
 // Options of an Engine.
 type Options struct {
 	// Registerer gets the metric lethe_rule_notices_total{kind,table}; nil: no metrics.
 	Registerer prometheus.Registerer
+	// Match makes the match keys of contact points and identities; nil: they have none, for commands that only check a mapping.
+	Match KeyMaker
 }
 
 // Engine applies the rules of one source. It implements capture.Ruler: Apply and Bind belong to one goroutine, Notices
@@ -52,9 +65,12 @@ type Engine struct {
 	// as the config.
 	bound   map[*capture.Table]*binding
 	current map[string]*capture.Table
+	// contactKeys are the columns of contact references by table: the stream and a pass have to agree on them.
+	contactKeys *contactKeys
+	seed        maphash.Seed // of the states that the rules hash for the memory
 
 	last    *binding // of the change before: changes come in runs of one table
-	notices notices
+	notices *notices
 	memory  memory
 
 	x         row
@@ -67,22 +83,42 @@ var _ capture.Ruler = (*Engine)(nil)
 // New compiles the mapping of a source as far as that needs no database. The error joins one *CompileError for every
 // fault, so that an operator sees them all at once.
 func New(cfg *config.Source, opts Options) (*Engine, error) {
-	plans, err := compile(cfg)
+	match := opts.Match
+	if match == nil {
+		match = keyless{}
+	}
+	plans, err := compile(cfg, match)
 	if err != nil {
 		return nil, err
 	}
 	e := &Engine{
-		plans:   plans,
-		bound:   make(map[*capture.Table]*binding, len(plans)),
-		current: make(map[string]*capture.Table, len(plans)),
+		plans:       plans,
+		bound:       make(map[*capture.Table]*binding, len(plans)),
+		current:     make(map[string]*capture.Table, len(plans)),
+		contactKeys: &contactKeys{columns: make(map[string][]string)}, seed: maphash.MakeSeed(), notices: &notices{},
 	}
 	e.notices.init(plans)
 	if opts.Registerer != nil {
-		if err := opts.Registerer.Register(&e.notices); err != nil {
+		if err := opts.Registerer.Register(e.notices); err != nil {
 			return nil, fmt.Errorf("registering the metrics of the rules: %w", err)
 		}
 	}
 	return e, nil
+}
+
+// contactKeys are shared by an Engine and those beside it.
+type contactKeys struct {
+	mu      sync.Mutex
+	columns map[string][]string // by table
+}
+
+// Beside returns an Engine of the same rules for another goroutine: it reads the tables, while e reads the log. It has shapes and
+// a memory of its own; what either notices is counted in one place.
+func (e *Engine) Beside() *Engine {
+	return &Engine{
+		plans: e.plans, notices: e.notices, contactKeys: e.contactKeys, seed: e.seed,
+		bound: make(map[*capture.Table]*binding, len(e.plans)), current: make(map[string]*capture.Table, len(e.plans)),
+	}
 }
 
 // Bind binds the rules of a table to its shape now instead of at its first change; a table that no rule reads is no
@@ -109,11 +145,33 @@ func (e *Engine) bind(t *capture.Table) (*binding, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.sameContactKey(t.Name, b); err != nil {
+		return nil, err
+	}
 	if old := e.current[t.Name]; old != nil {
 		delete(e.bound, old)
 	}
 	e.current[t.Name], e.bound[t] = t, b
 	return b, nil
+}
+
+// sameContactKey refuses a shape that would give the rows of a table other references than the shape before: what is known of them would be known
+// of others from then on.
+func (e *Engine) sameContactKey(table string, b *binding) error {
+	if b.contactKey == nil {
+		return nil
+	}
+	e.contactKeys.mu.Lock()
+	defer e.contactKeys.mu.Unlock()
+	if known := e.contactKeys.columns[table]; known != nil && !slices.Equal(known, b.contactKey) {
+		return &ColumnError{
+			Path: "source.tables." + table + ".contact_point.key", Table: table, Column: strings.Join(b.contactKey, ", "),
+			Reason: "would be the key now, and was " + strings.Join(known, ", ") + " before: the log's identity of the table changed, or is not its primary key",
+			Hint:   "write key: the column by which consents refer to these rows, else their primary key",
+		}
+	}
+	e.contactKeys.columns[table] = b.contactKey
+	return nil
 }
 
 // Apply appends to out the drafts of one change and returns the extended slice. What a Draft points to is valid until

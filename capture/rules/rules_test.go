@@ -114,6 +114,16 @@ func TestFaultsOfTheMapping(t *testing.T) {
 		"as_of":     {func(c *config.Source) { c.Tables["public.consent"].Consent.Kind = "history" }, "consent.as_of: is missing"},
 		"state":     {func(c *config.Source) { c.Tables["public.consent"].Consent.State.Map["Z"] = "gone" }, `consent.state.map: names the unknown state "gone"`},
 		"purpose":   {func(c *config.Source) { c.Tables["public.consent"].Consent.Purpose = config.Mapped{} }, "consent.purpose: is missing"},
+		"contact kind": {func(c *config.Source) {
+			c.Tables["public.customer_email"].ContactPoint = &config.ContactPoint{Kind: "fax", Value: []string{"fax"}}
+		}, "public.customer_email.contact_point.kind: is none of"},
+		"contact value": {func(c *config.Source) {
+			c.Tables["public.customer_email"].ContactPoint = &config.ContactPoint{Kind: "email"}
+		}, "public.customer_email.contact_point.value: names no column"},
+		"identity": {func(c *config.Source) { c.Tables["public.customer"].Identity = &config.Identity{} }, "public.customer.identity.name: names no column"},
+		"merged": {func(c *config.Source) {
+			c.Tables["public.customer"].Merged = &config.Merged{Survivor: []string{"a", "b"}, Absorbed: []string{"c"}, When: "now()"}
+		}, "public.customer.merged: has other than as many columns"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

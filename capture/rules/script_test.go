@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,8 @@ import (
 
 	"lethe/capture"
 	"lethe/config"
+	"lethe/internal/keys"
+	"lethe/internal/matchkey"
 	"lethe/schema"
 )
 
@@ -17,6 +20,7 @@ const frame = `version: 1
 name: crm
 keys: {dir: keys}
 kafka: {brokers: ["localhost:9092"]}
+locale: {default_region: FR, try_regions: [RE]}
 replicas:
   copy:
     recipient: {name: Copy, role: processor}
@@ -40,11 +44,12 @@ func parseSource(text string) (*config.Source, error) {
 
 // script reads the lines of a case: tables, commits and row changes in the order of the log.
 //
-//	table public.customer key id:int8 status:bpchar     identity: key (columns marked with *), full or nothing
+//	table public.customer key id:int8 status:bpchar     identity: key (columns marked with *), full, nothing, or mysql (whole old rows, and a key)
 //	commit 2026-03-01 10:00:00
 //	insert public.customer id=1 status='A'
 //	update public.customer id=1 status=E | id=1 status=A     the new row, and after the bar the old one
 //	delete public.customer id=1                              the old row
+//	read public.customer id=1                                by a pass
 //	truncate public.customer
 //	message 1772359200000
 //
@@ -89,6 +94,8 @@ func (s *script) line(line string) (*capture.Change, error) {
 	switch verb {
 	case "insert":
 		c.Op, c.New = capture.OpInsert, values(t, newRow)
+	case "read":
+		c.Op, c.New = capture.OpRead, values(t, newRow)
 	case "update":
 		c.Op, c.New = capture.OpUpdate, values(t, newRow)
 		if oldRow != nil {
@@ -106,7 +113,7 @@ func (s *script) line(line string) (*capture.Change, error) {
 
 func newTable(name, identity string, columns ...string) *capture.Table {
 	t := &capture.Table{Name: name, OldRow: map[string]capture.OldRow{
-		"key": capture.OldRowKey, "full": capture.OldRowFull, "nothing": capture.OldRowNothing,
+		"key": capture.OldRowKey, "full": capture.OldRowFull, "nothing": capture.OldRowNothing, "mysql": capture.OldRowFull,
 	}[identity]}
 	for _, c := range columns {
 		column, typeName, _ := strings.Cut(c, ":")
@@ -172,6 +179,9 @@ func describe(d Draft) string {
 			{"until", timeText(body.ValidUntil)},
 			{"as_of", timeText(body.AsOf)},
 			{"evidence", string(body.Evidence)},
+			{"method", body.Method},
+			{"notice", body.Notice},
+			{"actor", body.Actor},
 			{"contact", d.ContactTable},
 		} {
 			if part.text != "" {
@@ -187,6 +197,22 @@ func describe(d Draft) string {
 		fmt.Fprintf(&b, "restriction imposed=%t", body.Imposed)
 		if until := timeText(body.Until); until != "" {
 			fmt.Fprintf(&b, " until=%s", until)
+		}
+	case *schema.ContactPoint:
+		fmt.Fprintf(&b, "%s of %s#%s", body.Kind, d.ContactTable, keyText(d.ContactPK))
+		if body.Past {
+			b.WriteString(" past")
+		}
+		if body.Removed {
+			b.WriteString(" removed")
+		}
+		for _, k := range body.Keys {
+			fmt.Fprintf(&b, " %s:'%s'", k.Type, legible.text(k))
+		}
+	case *schema.SubjectMerged:
+		fmt.Fprintf(&b, "merged with")
+		for _, key := range d.Absorbed {
+			fmt.Fprintf(&b, " %s", keyText(key))
 		}
 	case *schema.Gap:
 		fmt.Fprintf(&b, "gap opened=%t cause=%s", body.Opened, body.Cause)
@@ -222,9 +248,28 @@ func stateName(s schema.ConsentState) string {
 	return "?"
 }
 
+// legibleKeys is a key that tells what was keyed.
+type legibleKeys map[[32]byte]string
+
+var (
+	legible   = legibleKeys{}
+	testMatch = matchkey.New([]keys.MatchKey{{ID: 1, PRF: legible}}, []string{"FR", "RE"})
+)
+
+func (l legibleKeys) Compute(dst *[32]byte, data []byte) {
+	*dst = sha256.Sum256(data)
+	l[*dst] = string(data)
+}
+
+// text is the value of a key, without the domain.
+func (l legibleKeys) text(k schema.MatchKey) string {
+	parts := strings.SplitN(l[k.Value], "|", 4)
+	return parts[len(parts)-1]
+}
+
 // play runs all lines through a new Engine and tells what came of each.
 func play(cfg *config.Source, lines []string) (string, error) {
-	e, err := New(cfg, Options{})
+	e, err := New(cfg, Options{Match: testMatch})
 	if err != nil {
 		return "", err
 	}

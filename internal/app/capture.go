@@ -16,6 +16,7 @@ import (
 	"lethe/internal/admin"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
+	"lethe/internal/matchkey"
 	"lethe/schema"
 )
 
@@ -47,7 +48,9 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	engine, err := rules.New(&a.cfg.Source, rules.Options{Registerer: a.registry})
+	engine, err := rules.New(&a.cfg.Source, rules.Options{
+		Registerer: a.registry, Match: matchkey.New(ring.Match(), a.cfg.Locale.Regions()),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -60,12 +63,22 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 	if err != nil {
 		return nil, err
 	}
+	tables, optional, err := passTables(a.cfg)
+	if err != nil {
+		return nil, err
+	}
 	pipeline, err := capture.NewPipeline(capture.Options{
 		Name: a.cfg.Name, ConfigDigest: a.cfg.SourceDigest(), Source: source, Rules: engine,
 		IDs: schema.NewIdentifiers(ring.Subject(), a.cfg.Name), Encoder: schema.NewEncoder(ring.Seal()), Publisher: publisher,
 		Log:         &capturekafka.EventLog{Conn: conn, Decoder: schema.NewDecoder(ring.Seal())},
 		Checkpoints: checkpoint.New(checkpoint.Options{Conn: conn, Source: a.cfg.Name}),
 		Heart:       source.EmitHeartbeat, Heartbeat: a.cfg.Source.Heartbeat,
+		Pass: capture.PassOptions{
+			Passes: checkpoint.NewPasses(checkpoint.Options{Conn: conn, Source: a.cfg.Name}),
+			Rules:  engine.Beside(), Encoder: schema.NewEncoder(ring.Seal()), Seal: ring.Seal(), Tables: tables, Optional: optional,
+			Replicas: ReplicaNames(a.cfg), Every: a.cfg.Source.Pass.Every, Chunk: a.cfg.Source.Pass.Chunk,
+			RowsPerSecond: a.cfg.Source.Pass.RowsPerSecond,
+		},
 		Logger: a.log, Registerer: a.registry,
 	})
 	if err != nil {
