@@ -54,7 +54,7 @@ func collectCases(ctx context.Context, q querier, sql string, args ...any) ([]*l
 }
 
 // attach loads the subjects of the cases.
-func (r *Replica) attach(ctx context.Context, tx querier, cases []*ledger.OpenedCase) (*ledger.Set, error) {
+func (r *Replica) attach(ctx context.Context, tx runner, cases []*ledger.OpenedCase) (*ledger.Set, error) {
 	set, err := r.load(ctx, tx, ledger.RefsOf(cases))
 	if err != nil {
 		return nil, err

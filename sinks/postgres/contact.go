@@ -221,7 +221,7 @@ func (u *unit) queueLife(b *pgx.Batch) {
 
 // loadWithContacts is load with the contact points of the subjects.
 func (r *Replica) loadWithContacts(ctx context.Context, tx runner, refs [][]byte) (*ledger.Set, error) {
-	set, err := r.load(ctx, tx, refs)
+	set, err := r.loadFacts(ctx, tx, refs)
 	if err != nil {
 		return nil, err
 	}

@@ -73,8 +73,17 @@ func tidOf(place uint64) pgtype.TID {
 	return pgtype.TID{BlockNumber: uint32(place >> 16), OffsetNumber: uint16(place & 0xffff), Valid: true} //nolint:gosec // as packed
 }
 
-// load reads subjects and their facts by reference: for work outside a batch. Keys are opened.
-func (r *Replica) load(ctx context.Context, tx querier, refs [][]byte) (*ledger.Set, error) {
+// load reads subjects and their facts by reference: for work outside a batch. Keys are opened. Where persons are found by match
+// keys the contact points come too.
+func (r *Replica) load(ctx context.Context, tx runner, refs [][]byte) (*ledger.Set, error) {
+	if r.cfg.Find != nil {
+		return r.loadWithContacts(ctx, tx, refs)
+	}
+	return r.loadFacts(ctx, tx, refs)
+}
+
+// loadFacts is load without the contact points.
+func (r *Replica) loadFacts(ctx context.Context, tx querier, refs [][]byte) (*ledger.Set, error) {
 	set := ledger.NewSet(len(refs))
 	rows, err := tx.Query(ctx, r.ledger.sql(sqlLoad), refs)
 	if err != nil {
