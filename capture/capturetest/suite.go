@@ -84,6 +84,13 @@ func Run(t *testing.T, d Dialect, open func(testing.TB) *Env) {
 		{"handler is full", testFull},
 		{"connection cut", testInterrupted},
 		{"idle", testIdle},
+		{"mark", testMark},
+		{"read values", testReadValues},
+		{"read along a key", testReadKeys},
+		{"read on", testReadOn},
+		{"read refused", testReadRefused},
+		{"read what was streamed", testReadSees},
+		{"ask", testAsk},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			env, d := open(t), d
