@@ -99,12 +99,20 @@ func newWorld(tb testing.TB, version int, change ...func(*config.Replica)) *worl
 
 func newWorldOn(tb testing.TB, server *testenv.Postgres, change ...func(*config.Replica)) *world {
 	tb.Helper()
-	w := &world{
-		TB: tb, ctx: tb.Context(), pg: server, cfg: marketing(), keys: sinktest.NewKeys(tb),
-		ids: schema.NewIdentifiers(sinktest.PRF("subject"), "crm"), places: map[int32]sinks.Place{}, parts: 4,
-	}
+	cfg := marketing()
 	for _, f := range change {
-		f(w.cfg)
+		f(cfg)
+	}
+	return newWorldOf(tb, server, cfg, tables, "GRANT SELECT, UPDATE ON contact, note, do_not_contact TO {role}; GRANT INSERT ON do_not_contact TO {role}"+
+		"; GRANT DELETE ON note, do_not_contact TO {role}")
+}
+
+// newWorldOf makes a world of a mapping, with its tables and what the run role may do with them.
+func newWorldOf(tb testing.TB, server *testenv.Postgres, cfg *config.Replica, tables, grants string) *world {
+	tb.Helper()
+	w := &world{
+		TB: tb, ctx: tb.Context(), pg: server, cfg: cfg, keys: sinktest.NewKeys(tb),
+		ids: schema.NewIdentifiers(sinktest.PRF("subject"), "crm"), places: map[int32]sinks.Place{}, parts: 4,
 	}
 	w.role = testenv.UniqueName("lethe_run")
 	w.pg.Exec(tb, "", "CREATE ROLE "+w.role+" LOGIN")
@@ -112,8 +120,7 @@ func newWorldOn(tb testing.TB, server *testenv.Postgres, change ...func(*config.
 	w.db = w.pg.NewDatabase(tb)
 	w.admin = w.pg.Connect(tb, w.db)
 	w.exec(tables)
-	w.exec("GRANT SELECT, UPDATE ON contact, note, do_not_contact TO " + w.role + "; GRANT INSERT ON do_not_contact TO " + w.role +
-		"; GRANT DELETE ON note, do_not_contact TO " + w.role)
+	w.exec(strings.ReplaceAll(grants, "{role}", w.role))
 	w.setup()
 	pool, err := pgxpool.New(w.ctx, w.pg.DSN(w.db, w.role))
 	if err != nil {
@@ -140,7 +147,7 @@ func (w *world) setup() {
 func (w *world) replica() *Replica {
 	w.Helper()
 	r, err := New(Options{
-		Name: "marketing", Source: "crm", Config: w.cfg, Pool: w.pool, Seal: w.keys, Pseudonym: sinktest.PRF("marketing"), Signer: w.keys,
+		Name: "marketing", Source: "crm", Config: w.cfg, Pool: w.pool, Seal: w.keys, Pseudonym: sinktest.PRF("marketing"), Signer: w.keys, Match: realKeys(),
 		MappingDigest: w.cfg.Digest(), Version: "test", Logger: zerolog.New(zerolog.NewTestWriter(w.TB)),
 		LockTimeout: 2 * time.Second, StatementTimeout: 10 * time.Second,
 	})
