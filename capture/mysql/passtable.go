@@ -123,7 +123,7 @@ func (s *Source) makeWalk(ctx context.Context, conn *sql.Conn, table string) (*w
 	if index == nil {
 		return nil, refuse(capture.RefusedNoKey, why+": give it a primary key; until then nothing that its log leaves out is found")
 	}
-	w, err := newWalk(t, index, needs.Columns, made)
+	w, err := newWalk(t, index, loggedKey(indexes), needs.Columns, made)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +185,7 @@ func (in *inspection) readIndexes(ctx context.Context, t *catalogTable) (list []
 		}
 		x := &list[len(list)-1]
 		x.columns, x.descending = append(x.columns, column.String), append(x.descending, way == "D")
+		x.loose = x.loose || !column.Valid || prefix.Valid || null == "YES"
 		switch {
 		case !column.Valid:
 			x.unfit = "is one of an expression"

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"lethe/capture"
 	"lethe/internal/testenv"
 )
@@ -44,11 +46,20 @@ func TestTablesThatNoPassCanWalk(t *testing.T) {
 			}
 		}
 		told, err := p.src.PassTable(t.Context(), e.db+".good")
-		if err != nil || !slices.Equal(told.Key, []string{"c"}) || told.Rows < 0 {
+		if err != nil || !slices.Equal(told.Key, []string{"a", "c"}) || told.Rows < 0 {
 			t.Errorf("a table with a unique key: %+v %v", told, err)
 		}
-		if got := p.rows(t, "good", "a", 1); !slices.Equal(got, []string{"2", "1"}) {
+		if got := p.rows(t, "good", "a", 1); !slices.Equal(got, []string{"1", "2"}) {
 			t.Errorf("read %v", got)
+		}
+		e.exec(t, "INSERT INTO good VALUES (3, NULL, 9)")
+		shape := p.reading.Collect(t, 1)[0].Rows[0].Shape
+		known, err := p.src.walkOf(t.Context(), e.db+".good")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(shape, known.walk.table); diff != "" {
+			t.Errorf("the shape differs from the stream's, whose keys name contact points: %s", diff)
 		}
 	})
 }

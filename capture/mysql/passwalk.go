@@ -2,7 +2,6 @@ package mysql
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,43 +270,49 @@ type catalogIndex struct {
 	columns    []string
 	descending []bool
 	unfit      string // why it cannot be walked along
+	// loose is set where the server takes it for no primary key even where there is none: it has parts that may be NULL, or are no whole columns.
+	loose bool
 }
 
-// chooseIndex picks the index that a table is walked along: the primary key, else the unique one with the fewest columns.
-// Without one it says why.
-func chooseIndex(list []catalogIndex) (best *catalogIndex, why string) {
-	why = "it has neither a primary key nor a unique key whose columns are all NOT NULL"
-	width := math.MaxInt
+// chooseIndex picks the index that a table is walked along: the primary key, which servers list first, else the first unique
+// one without NULL, in whose order the rows are stored then. Without one it says why.
+func chooseIndex(list []catalogIndex) (index *catalogIndex, why string) {
 	for i := range list {
 		x := &list[i]
-		primary := x.name == primaryIndex
-		switch {
-		case x.unfit != "":
-			if primary {
-				why = "its primary key " + x.unfit
-			}
-		case primary:
+		if x.unfit == "" {
 			return x, ""
-		case len(x.columns) < width:
-			best, width = x, len(x.columns)
+		}
+		if x.name == primaryIndex {
+			why = "its primary key " + x.unfit
 		}
 	}
-	if best != nil {
-		why = ""
+	if why == "" {
+		why = "it has neither a primary key nor a unique key whose columns are all NOT NULL"
 	}
-	return best, why
+	return nil, why
+}
+
+// loggedKey returns the columns that the log calls the table's primary key.
+func loggedKey(list []catalogIndex) []string {
+	for i := range list {
+		if x := &list[i]; x.name == primaryIndex || !x.loose {
+			return x.columns
+		}
+	}
+	return nil
 }
 
 // primaryIndex is the name of every primary key.
 const primaryIndex = "PRIMARY"
 
-// newWalk makes the walk of a table along an index. needed are the columns that the mapping reads.
-func newWalk(t *catalogTable, x *catalogIndex, needed []string, made string) (*walk, error) {
+// newWalk makes the walk of a table along an index. key is the one that the log names, needed are the columns that the mapping
+// reads.
+func newWalk(t *catalogTable, x *catalogIndex, key, needed []string, made string) (*walk, error) {
 	w := &walk{table: &capture.Table{Name: t.full(), OldRow: capture.OldRowFull}, made: made, index: x.name}
 	for i := range t.columns {
 		c := &t.columns[i]
 		w.table.Columns = append(w.table.Columns, capture.Column{
-			Name: c.name, Type: c.logType(), Key: x.name == primaryIndex && slices.Contains(x.columns, c.name),
+			Name: c.name, Type: c.logType(), Key: slices.Contains(key, c.name),
 		})
 		if slices.Contains(needed, c.name) {
 			w.columns, w.places = append(w.columns, c.name), append(w.places, i)
