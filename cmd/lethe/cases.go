@@ -34,11 +34,11 @@ names no person: its id is derived with a key.`,
 			if g.json {
 				return errors.Join(failed, printJSON(cmd.OutOrStdout(), list))
 			}
-			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR", func(w io.Writer) {
+			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR\tPASS", func(w io.Writer) {
 				for i := range list {
 					c := &list[i]
-					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Case, c.Replica, c.State, c.WaitsFor(), dash(c.Receipt), moment(c.Since),
-						moment(c.Due), c.Attempts, dash(c.ErrorCode)) // table reports the first failure
+					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", c.Case, c.Replica, c.State, c.WaitsFor(), dash(c.Receipt), moment(c.Since),
+						moment(c.Due), c.Attempts, dash(c.ErrorCode), dash(c.Run)) // table reports the first failure
 				}
 			})
 			codes := map[string]bool{}
@@ -69,7 +69,7 @@ func dash(s string) string {
 var decisions = map[string]struct{ short, long string }{
 	"release": {
 		"Let cases go on to phase 2 that are held, wait for a decision, stand at the breaker, or have failed",
-		"Lets cases go on that are held, wait for a decision, stand at the breaker, or have failed. A case of a pass takes the others of its pass with it.",
+		"Lets cases go on that are held, wait for a decision, stand at the breaker, or have failed. A case of a pass takes the others of its pass with it; --run names the pass in the place of a case.",
 	},
 	"hold": {
 		"Keep cases from phase 2 until they are released",
@@ -84,7 +84,13 @@ var decisions = map[string]struct{ short, long string }{
 func decisionCommand(g *globals, name string) *cobra.Command {
 	var o app.DecideOptions
 	cmd := &cobra.Command{
-		Use: name + " CASE...", Short: decisions[name].short, Args: cobra.MinimumNArgs(1),
+		Use: name + " CASE...", Short: decisions[name].short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if o.Run != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
 		Long: decisions[name].long + `
 
 The decision is an event in the log like any other, signed for by --by, and reaches each sink behind everything that was
@@ -108,6 +114,9 @@ said of the person before. It needs the operator's keys.`,
 			var b strings.Builder
 			for _, d := range list {
 				fmt.Fprintf(&b, "%s %s: published as %s\n", name, d.Case, d.EventID)
+				if d.Waiting > 0 {
+					fmt.Fprintf(&b, "  with all %d cases of pass %s\n", d.Waiting, d.Run)
+				}
 				for _, replica := range slices.Sorted(maps.Keys(d.Outcomes)) {
 					fmt.Fprintf(&b, "  %s: %s\n", replica, d.Outcomes[replica])
 				}
@@ -119,6 +128,9 @@ said of the person before. It needs the operator's keys.`,
 	cmd.Flags().StringVar(&o.Replica, "replica", "", "in one replica only")
 	cmd.Flags().StringVar(&o.Reason, "reason", "", "a code of small letters, digits and _")
 	byFlag(cmd, &o.By)
+	if name == "release" {
+		cmd.Flags().StringVar(&o.Run, "run", "", "all cases that this pass has found, in the place of CASE...")
+	}
 	cmd.Flags().DurationVar(&o.Wait, "wait", 0, "wait so long for the replicas to carry it out, for example 30s")
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
 	return cmd

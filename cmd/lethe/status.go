@@ -62,6 +62,9 @@ func printStatus(w io.Writer, s *app.StatusReport) error {
 	if s.Kafka.Error == "" {
 		fmt.Fprintf(&b, "  %d events retained in %d partitions\n", s.Kafka.Events, len(s.Kafka.Partitions))
 	}
+	if p := s.Kafka.Pass; p != nil {
+		b.WriteString(passText(p, "  "))
+	}
 	for _, gap := range s.Kafka.Gaps {
 		fmt.Fprintf(&b, "  gap %s (%s) since %s%s\n", gap.ID, gap.Cause, moment(gap.OpenedAt), standing(gap.Blocks))
 	}
@@ -131,8 +134,29 @@ func printReplica(b *strings.Builder, r *app.ReplicaStatus) {
 		fmt.Fprintf(b, "  error codes: %s\n", counts(r.Errors))
 		b.WriteString(nextSteps(slices.Sorted(maps.Keys(r.Errors)), "    "))
 	}
+	printPasses(b, r)
 	fmt.Fprintf(b, "  parked %d, subjects blocked %d, without a row %d, receipts to send %d, open gaps %d\n",
 		r.Parked, r.Blocked, r.Unmatched, r.Unsent, len(r.OpenGaps))
+}
+
+// printPasses tells whether the replica knows everybody in the source, and who is gone from it.
+func printPasses(b *strings.Builder, r *app.ReplicaStatus) {
+	for _, p := range r.Passes {
+		what := "pass"
+		if p.Whole {
+			what = "pass over everything"
+		}
+		fmt.Fprintf(b, "  %s %s since %s: ended in %d of %d partitions\n", what, p.RunID, moment(p.BeganAt), p.Ended, max(p.Begun, len(r.Partitions)))
+	}
+	switch {
+	case r.Unproven:
+		fmt.Fprintf(b, "  INCOMPLETE: %s\n", app.NextStep("incomplete"))
+	case r.Incomplete:
+		b.WriteString("  incomplete: no pass over the whole source has ended here yet; who was there before Lethe may not be known (`lethe snapshot`)\n")
+	}
+	if r.Absent > 0 {
+		fmt.Fprintf(b, "  absent %d: gone from the source, and nobody was told of an erasure; nothing was erased (`lethe findings`)\n", r.Absent)
+	}
 }
 
 // nextSteps says what to do about error codes, a line each.

@@ -20,7 +20,9 @@ import (
 
 // DecideOptions are one operator's decision on some cases.
 type DecideOptions struct {
-	Cases    []string
+	Cases []string
+	// Run: the cases that a pass has found, in the place of Cases. A release alone can be of so many people at once.
+	Run      string
 	Decision schema.Decision
 	Replica  string // empty: all
 	Reason   string // a code
@@ -35,6 +37,16 @@ type Decided struct {
 	EventID string `json:"event_id"`
 	// Outcomes are by replica: done, no_case, too_late, held; empty while it is not carried out.
 	Outcomes map[string]string `json:"outcomes,omitempty"`
+	// Run and Waiting: the case stands for so many of a pass.
+	Run     string `json:"run,omitempty"`
+	Waiting int    `json:"waiting,omitempty"`
+}
+
+// decided is a case that is decided on in one replica, or in all where replica is empty.
+type decided struct {
+	id      schema.CaseID
+	replica string
+	waiting int // cases of a pass that it stands for
 }
 
 var reasonCode = regexp.MustCompile(`^[a-z0-9_]{0,64}$`)
@@ -42,7 +54,10 @@ var reasonCode = regexp.MustCompile(`^[a-z0-9_]{0,64}$`)
 // Decide publishes decisions, keyed by the subject of the case, so that they reach every sink behind what was said of the
 // subject before. The subject is found through the sealed key in a replica that has the case.
 func Decide(ctx context.Context, cfg *config.Config, o DecideOptions) ([]Decided, error) {
-	ids, err := o.validate(cfg)
+	list, err := o.validate(cfg)
+	if err == nil && o.Run != "" {
+		list, err = o.ofRun(ctx, cfg)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -64,18 +79,18 @@ func Decide(ctx context.Context, cfg *config.Config, o DecideOptions) ([]Decided
 		ids: schema.NewIdentifiers(ring.Subject(), cfg.Name), encoder: schema.NewEncoder(ring.Seal()),
 	}
 	// All cases are looked for before the first decision goes out.
-	events := make([]*schema.Event, len(ids))
-	for i, id := range ids {
-		if events[i], err = d.event(ctx, id); err != nil {
+	events := make([]*schema.Event, len(list))
+	for i, of := range list {
+		if events[i], err = d.event(ctx, of); err != nil {
 			return nil, err
 		}
 	}
 	var out []Decided
 	for i, ev := range events {
 		if err := publisher.PublishDecision(ctx, d.encoder, ev); err != nil {
-			return out, fmt.Errorf("case %s: %w", ids[i], err)
+			return out, fmt.Errorf("case %s: %w", list[i].id, err)
 		}
-		out = append(out, Decided{Case: ids[i].String(), EventID: ev.EventID.String(), Outcomes: map[string]string{}})
+		out = append(out, Decided{Case: list[i].id.String(), EventID: ev.EventID.String(), Outcomes: map[string]string{}, Run: o.Run, Waiting: list[i].waiting})
 	}
 	if o.Wait <= 0 {
 		return out, nil
@@ -83,7 +98,7 @@ func Decide(ctx context.Context, cfg *config.Config, o DecideOptions) ([]Decided
 	return out, d.wait(ctx, events, out)
 }
 
-func (o *DecideOptions) validate(cfg *config.Config) ([]schema.CaseID, error) {
+func (o *DecideOptions) validate(cfg *config.Config) ([]decided, error) {
 	if err := CheckActor(o.By); err != nil {
 		return nil, err
 	}
@@ -93,15 +108,38 @@ func (o *DecideOptions) validate(cfg *config.Config) ([]schema.CaseID, error) {
 	if o.Replica != "" && cfg.Replicas[o.Replica] == nil {
 		return nil, errNoReplica(cfg, o.Replica)
 	}
-	ids := make([]schema.CaseID, len(o.Cases))
+	if o.Run != "" && (o.Decision != schema.DecisionRelease || len(o.Cases) > 0) {
+		return nil, &UsageError{errors.New("--run releases what one pass has found: it takes no cases, and holds or cancels nothing")}
+	}
+	list := make([]decided, len(o.Cases))
 	for i, text := range o.Cases {
 		id, err := schema.ParseCaseID(text)
 		if err != nil {
 			return nil, &UsageError{fmt.Errorf("case %q: %w (`lethe cases` lists them)", text, err)}
 		}
-		ids[i] = id
+		list[i] = decided{id: id, replica: o.Replica}
 	}
-	return ids, nil
+	return list, nil
+}
+
+// ofRun finds a case of the pass in each replica where any waits: its release takes the others with it, so that one decision
+// a replica releases a hundred thousand people as it does two.
+func (o *DecideOptions) ofRun(ctx context.Context, cfg *config.Config) ([]decided, error) {
+	var list []decided
+	err := eachDesk(ctx, cfg, o.Replica, func(name string, d desk) error {
+		c, err := d.RunCases(ctx, o.Run)
+		if c.Waiting > 0 {
+			list = append(list, decided{id: c.Case, replica: name, waiting: c.Waiting})
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case list == nil:
+		return nil, fmt.Errorf("no replica has a case of pass %q that waits for a release: `lethe cases --open --json` names the passes", o.Run)
+	}
+	return list, nil
 }
 
 type decider struct {
@@ -119,7 +157,8 @@ type decider struct {
 
 // event makes the decision on one case. Its order is that of the newest checkpoint: decisions are not compared by order,
 // but what is read last from a partition tells the incarnation.
-func (d *decider) event(ctx context.Context, id schema.CaseID) (*schema.Event, error) {
+func (d *decider) event(ctx context.Context, of decided) (*schema.Event, error) {
+	id := of.id
 	key, err := d.find(ctx, id)
 	if err != nil {
 		return nil, err
@@ -154,7 +193,7 @@ func (d *decider) event(ctx context.Context, id schema.CaseID) (*schema.Event, e
 			ConfigDigest: d.cfg.SourceDigest(),
 		},
 		Body: &schema.CaseDecision{
-			Decision: d.o.Decision, Replica: d.o.Replica, Reason: d.o.Reason, DecidedBy: d.o.By, DecidedAt: now,
+			Decision: d.o.Decision, Replica: of.replica, Reason: d.o.Reason, DecidedBy: d.o.By, DecidedAt: now,
 		},
 		CRMKey: key,
 	}, nil
@@ -187,9 +226,12 @@ const waitPause = 200 * time.Millisecond
 var errNotCarriedOut = errors.New("not every replica has carried it out yet; it is in the log and will be")
 
 func (d *decider) wait(ctx context.Context, events []*schema.Event, out []Decided) error {
-	replicas, err := chosen(d.cfg, d.o.Replica)
-	if err != nil {
-		return err
+	replicas := make([][]*config.Replica, len(events))
+	for i, ev := range events {
+		var err error
+		if replicas[i], err = chosen(d.cfg, ev.Body.(*schema.CaseDecision).Replica); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.o.Wait)
 	defer cancel()
@@ -198,7 +240,7 @@ func (d *decider) wait(ctx context.Context, events []*schema.Event, out []Decide
 	for {
 		open := 0
 		for i, ev := range events {
-			for _, r := range replicas {
+			for _, r := range replicas[i] {
 				if out[i].Outcomes[r.Name] != "" {
 					continue
 				}

@@ -59,6 +59,7 @@ type CaseInfo struct {
 	Due       time.Time `json:"due,omitzero"`
 	Attempts  int       `json:"attempts"`
 	ErrorCode string    `json:"error_code,omitempty"`
+	Run       string    `json:"run,omitempty"` // the pass that found it
 }
 
 // Cases lists erasures by case, then replica, the newest cases first. What could be read is returned with an error too.
@@ -75,7 +76,7 @@ func Cases(ctx context.Context, cfg *config.Config, replica string, openOnly boo
 			}
 			out = append(out, CaseInfo{
 				Case: id, Replica: name, State: c.State, Wait: c.Wait, Receipt: c.Receipt, Since: c.Since.UTC(), Due: c.Due.UTC(), Attempts: c.Attempts,
-				ErrorCode: c.ErrorCode,
+				ErrorCode: c.ErrorCode, Run: c.Run,
 			})
 			if c.Due.IsZero() {
 				out[len(out)-1].Due = time.Time{}
@@ -204,6 +205,8 @@ type ReplicaGap struct {
 	Cause    string    `json:"cause"`
 	OpenedAt time.Time `json:"opened_at"`
 	ClosedAt time.Time `json:"closed_at,omitzero"`
+	Known    int       `json:"partitions"`        // of the replica that know of it
+	Closed   int       `json:"partitions_closed"` // those of them in which it is closed
 }
 
 // GapList is what capture and the replicas know of gaps.
@@ -220,7 +223,7 @@ func Gaps(ctx context.Context, cfg *config.Config) (*GapList, error) {
 	err := eachDesk(ctx, cfg, "", func(name string, d desk) error {
 		gaps, err := d.Gaps(ctx)
 		for _, g := range gaps {
-			r := ReplicaGap{Replica: name, ID: g.ID, Cause: g.Cause, OpenedAt: g.OpenedAt.UTC()}
+			r := ReplicaGap{Replica: name, ID: g.ID, Cause: g.Cause, OpenedAt: g.OpenedAt.UTC(), Known: g.Known, Closed: g.Closed}
 			if !g.ClosedAt.IsZero() {
 				r.ClosedAt = g.ClosedAt.UTC()
 			}

@@ -8,9 +8,10 @@ import (
 // nextSteps say what to do about an error code of a case.
 var nextSteps = map[string]string{
 	"unmapped_columns": "a column that looks personal has no mapping: `lethe check` names it; say in erase.tables what becomes of it, then `lethe setup` and restart",
-	"gap_open":         "a part of the log is lost (`lethe gap list`): a later version closes gaps; this one calls nothing verified while one is open",
+	"gap_open":         "a part of the log is lost (`lethe gap list`), and nothing is called verified before a pass has made good for it: `lethe gap close`",
+	"incomplete":       "nothing is called verified before a pass over the whole source has ended in this replica: `lethe snapshot status` shows it, `lethe snapshot` asks for one",
 	"residual_values":  "a mapped value was readable after phase 2: something writes it back (an ETL, a trigger); stop that, then `lethe release CASE`",
-	"breaker":          "more new cases than erase.breaker allows: look at the CRM, then `lethe release CASE`",
+	"breaker":          "more new cases than erase.breaker allows: look at the CRM, then `lethe release CASE`; what a pass has found, `lethe release --run RUN`",
 	"no_row":           "no row was found: it is looked up again",
 	"restored":         "the replica was restored from a backup: everything is applied again by itself",
 }

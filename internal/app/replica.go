@@ -41,6 +41,7 @@ const decisionDone = ledger.DecisionDone
 // desk is what commands read and record in one replica, beside the running workers.
 type desk interface {
 	Cases(ctx context.Context, openOnly bool, limit int) ([]replicaCase, error)
+	RunCases(ctx context.Context, run string) (ledger.RunCases, error)
 	FindCase(ctx context.Context, id schema.CaseID, seal schema.AEAD) (crmKey []byte, found bool, err error)
 	DecisionOutcome(ctx context.Context, id schema.EventID) (string, error)
 	Gaps(ctx context.Context) ([]replicaGap, error)
@@ -59,6 +60,7 @@ type desk interface {
 type replica interface {
 	sinks.Replica
 	sinks.Pauser
+	Incomplete() bool
 	Close()
 }
 

@@ -11,12 +11,15 @@ import (
 	"lethe/schema"
 	"lethe/sinks"
 	sinkskafka "lethe/sinks/kafka"
+	"lethe/sinks/ledger"
 )
 
 // sinkRole applies the log to one replica.
 type sinkRole struct {
 	replica string
 	worker  *sinks.Worker
+	// incomplete tells that the replica waits for its first pass: it works, and nothing is called verified.
+	incomplete func() bool
 }
 
 // Connections of a sink: batches, chores and receipts each have their own, and verification reads on others.
@@ -66,7 +69,7 @@ func (a *App) newSinkRole(ctx context.Context, name string) (role, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sinkRole{replica: name, worker: worker}, nil
+	return &sinkRole{replica: name, worker: worker, incomplete: replica.Incomplete}, nil
 }
 
 func (r *sinkRole) name() string { return rolePrefixSink + r.replica }
@@ -78,6 +81,9 @@ func (r *sinkRole) status() admin.RoleStatus {
 	out := admin.RoleStatus{Role: r.name(), Ready: s.Ready, State: string(s.State), Cause: s.Cause}
 	if s.Hint != "" {
 		out.Cause += ": " + s.Hint
+	}
+	if out.Cause == "" && r.incomplete() {
+		out.Cause = ledger.ReasonIncomplete + ": " + nextSteps[ledger.ReasonIncomplete]
 	}
 	return out
 }

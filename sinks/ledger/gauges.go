@@ -25,6 +25,8 @@ type Counts struct {
 	Oldest   time.Duration // age of the oldest case that is not verified; 0: none
 	Parked   int
 	Gaps     int
+	Absent   int               // subjects that the last whole pass did not show
+	Unproven bool              // nothing is called verified before a whole pass has ended; see Standing.Incomplete
 	Pending  map[[2]string]int // cases by state and what they wait for
 	Receipts map[string]int    // cases by the state of their effective receipt; nil: as at the last count
 }
@@ -32,7 +34,7 @@ type Counts struct {
 // Gauges export the last count. Every process with a sink of the replica exports the same numbers: take the maximum, not
 // the sum. Safe for concurrent use.
 type Gauges struct {
-	descReceipts, descUnproven, descParked, descGaps, descPending *prometheus.Desc
+	descReceipts, descUnproven, descParked, descGaps, descPending, descAbsent, descIncomplete *prometheus.Desc
 
 	mu    sync.Mutex
 	next  time.Time
@@ -52,12 +54,15 @@ func NewGauges(replica string) *Gauges {
 		descParked:   desc("lethe_parked_events", "Events that the replica refused, and those that wait behind them."),
 		descGaps:     desc("lethe_gaps_open", "Gaps of the source's log that the replica knows to be open."),
 		descPending:  desc("lethe_pending", "Cases of the whole replica by state and by what they wait for.", "state", "wait"),
+		descAbsent:   desc("lethe_absent_subjects", "Subjects that the last whole pass over the source did not show. Nothing is erased because of it."),
+		descIncomplete: desc("lethe_replica_incomplete",
+			"1 while nothing is called verified because no whole pass over the source has ended in every partition."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (g *Gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{g.descReceipts, g.descUnproven, g.descParked, g.descGaps, g.descPending} {
+	for _, d := range []*prometheus.Desc{g.descReceipts, g.descUnproven, g.descParked, g.descGaps, g.descPending, g.descAbsent, g.descIncomplete} {
 		ch <- d
 	}
 }
@@ -86,6 +91,12 @@ func (g *Gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge(g.descUnproven, age)
 	gauge(g.descParked, float64(g.last.Parked))
 	gauge(g.descGaps, float64(g.last.Gaps))
+	gauge(g.descAbsent, float64(g.last.Absent))
+	incomplete := 0.0
+	if g.last.Unproven {
+		incomplete = 1
+	}
+	gauge(g.descIncomplete, incomplete)
 }
 
 // Refresh counts where it is time to, and returns when it is next. It is not called by two at once.
@@ -109,6 +120,13 @@ func (g *Gauges) Refresh(count func() (Counts, error)) (time.Time, error) {
 	}
 	g.known, g.at, g.last, g.next = true, started, fresh, time.Now().Add(max(gaugesEvery, gaugesShare*took))
 	return g.next, nil
+}
+
+// Incomplete reports whether the last count found that nothing may be called verified before a whole pass has ended.
+func (g *Gauges) Incomplete() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.last.Unproven
 }
 
 // Expire makes the next Refresh count, whenever it is.

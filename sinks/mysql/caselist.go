@@ -36,13 +36,14 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 	query := `
 		SELECT p.case_id, CASE WHEN p.observed THEN 'observed' ELSE p.state END,
 			CASE WHEN p.state = 'verified' THEN 'none' WHEN p.held THEN 'held' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
-			p.opened_at AS since, CASE WHEN p.due_at < '` + never + `' THEN p.due_at END, p.attempts, COALESCE(p.error_code, ''), COALESCE(e.state, '')
+			p.opened_at AS since, CASE WHEN p.due_at < '` + never + `' THEN p.due_at END, p.attempts, COALESCE(p.error_code, ''), COALESCE(e.state, ''),
+			CASE WHEN p.snapshot THEN COALESCE(p.run_id, '') ELSE '' END
 		FROM {p}pending p LEFT JOIN (` + sqlEffective + `) e ON e.case_id = p.case_id`
 	if openOnly {
 		query += ` WHERE p.state <> 'verified'`
 	} else { // what was cancelled has left its receipts only
 		query += `
-		UNION ALL SELECT e.case_id, 'cancelled', 'none', e.made_at, NULL, 0, '', e.state
+		UNION ALL SELECT e.case_id, 'cancelled', 'none', e.made_at, NULL, 0, '', e.state, ''
 		FROM (` + sqlEffective + `) e LEFT JOIN {p}pending p ON p.case_id = e.case_id WHERE p.case_id IS NULL`
 	}
 	var out []ledger.Case
@@ -50,7 +51,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 		var c ledger.Case
 		var id []byte
 		var due sql.NullTime
-		err := rows.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt)
+		err := rows.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt, &c.Run)
 		copy(c.ID[:], id)
 		c.Due = due.Time
 		out = append(out, c)
@@ -81,11 +82,11 @@ func (r *Replica) counts(ctx context.Context, op, query string) (map[string]int,
 func (d *Desk) Gaps(ctx context.Context) ([]ledger.Gap, error) {
 	var out []ledger.Gap
 	err := eachRow(ctx, d.r.opts.DB, d.r.ledger.sql(`
-		SELECT gap_id, MIN(cause), MIN(opened_at) AS opened, CASE WHEN COUNT(closed_at) = COUNT(*) THEN MAX(closed_at) END
+		SELECT gap_id, MIN(cause), MIN(opened_at) AS opened, CASE WHEN COUNT(closed_at) = COUNT(*) THEN MAX(closed_at) END, COUNT(*), COUNT(closed_at)
 		FROM {p}gap GROUP BY gap_id ORDER BY opened DESC`), nil, func(rows *sql.Rows) error {
 		var g ledger.Gap
 		var closed sql.NullTime
-		err := rows.Scan(&g.ID, &g.Cause, &g.OpenedAt, &closed)
+		err := rows.Scan(&g.ID, &g.Cause, &g.OpenedAt, &closed, &g.Known, &g.Closed)
 		g.ClosedAt = closed.Time
 		out = append(out, g)
 		return err

@@ -20,8 +20,9 @@ func (r *Replica) countLedger(ctx context.Context) (ledger.Counts, error) {
 	c := ledger.Counts{Pending: map[[2]string]int{}}
 	var oldest sql.NullFloat64
 	err := r.opts.DB.QueryRowContext(ctx, r.ledger.sql(`SELECT (SELECT `+ageOf("MIN(opened_at)")+` FROM {p}pending WHERE state <> 'verified'),
-		(SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL), (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL)`)).
-		Scan(&oldest, &c.Parked, &c.Gaps)
+		(SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL), (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL),
+		(SELECT COUNT(*) FROM {p}finding WHERE kind = '`+ledger.FindingAbsent+`'), (`+sqlUnproven+`)`)).
+		Scan(&oldest, &c.Parked, &c.Gaps, &c.Absent, &c.Unproven)
 	if err != nil {
 		return c, classify(op, err)
 	}

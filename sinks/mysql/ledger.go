@@ -189,29 +189,8 @@ CREATE TABLE IF NOT EXISTS {p}gap (
   closed_at  DATETIME(6),
   PRIMARY KEY (gap_id, part)
 ) {t}`, `
-CREATE OR REPLACE SQL SECURITY DEFINER VIEW {p}status AS
-SELECT
-  (SELECT v FROM {p}meta WHERE k = 'replica') AS replica,
-  (SELECT v FROM {p}meta WHERE k = 'source') AS source,
-  EXISTS (SELECT 1 FROM {p}meta WHERE k = 'paused') AS paused,
-  (SELECT COUNT(*) FROM {p}partition) AS partitions,
-  (SELECT CAST(SUM(next_offset) AS SIGNED) FROM {p}partition) AS events,
-  (SELECT TIMESTAMPDIFF(MICROSECOND, MIN(GREATEST(COALESCE(last_committed_at, heartbeat_at), COALESCE(heartbeat_at, last_committed_at))),
-     UTC_TIMESTAMP(6)) / 1000000 FROM {p}partition) AS behind,
-  (SELECT MAX(updated_at) FROM {p}partition) AS updated_at,
-  (SELECT COUNT(*) FROM {p}due WHERE recheck_at IS NOT NULL) AS unmatched,
-  (SELECT COUNT(DISTINCT ref) FROM {p}parked WHERE done_at IS NULL) AS blocked,
-  (SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL) AS parked,
-  (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL) AS open_gaps,
-  (SELECT COUNT(*) FROM {p}receipt WHERE sent_at IS NULL) AS unsent_receipts,
-  (SELECT COALESCE(JSON_OBJECTAGG(p.state, p.n), '{}') FROM
-     (SELECT CASE WHEN observed THEN 'observed' ELSE state END AS state, COUNT(*) AS n FROM {p}pending GROUP BY 1) p) AS erasures_by_state,
-  (SELECT COALESCE(JSON_OBJECTAGG(p.wait, p.n), '{}') FROM
-     (SELECT wait, COUNT(*) AS n FROM {p}pending WHERE state = 'suppressed' GROUP BY wait) p) AS suppressed_by_wait,
-  (SELECT COALESCE(JSON_OBJECTAGG(p.error_code, p.n), '{}') FROM
-     (SELECT error_code, COUNT(*) AS n FROM {p}pending WHERE error_code IS NOT NULL GROUP BY error_code) p) AS erasure_errors,
-  (SELECT MIN(suppressed_at) FROM {p}pending WHERE state <> 'verified') AS oldest_unproven_erasure`,
-}, slices.Concat(migration2, findTables, migrationContacts)}
+CREATE OR REPLACE SQL SECURITY DEFINER VIEW {p}status AS` + statusColumns,
+}, slices.Concat(migration2, findTables, migrationContacts, statusView)}
 
 // tableOptions make a table of Lethe's own one whatever the server's and the database's defaults are.
 const tableOptions = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"

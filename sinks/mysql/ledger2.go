@@ -29,3 +29,34 @@ CREATE TABLE IF NOT EXISTS {p}seen (
   PRIMARY KEY (run_id, part, off)
 ) {t}`,
 }
+
+// statusView is the status view of version 2. It comes behind the tables that it reads.
+var statusView = []string{`
+CREATE OR REPLACE SQL SECURITY DEFINER VIEW {p}status AS` + statusColumns + `,
+  ` + sqlIncomplete + ` AS incomplete,
+  (SELECT COUNT(*) FROM {p}finding WHERE kind = 'absent') AS absent,
+  (SELECT COUNT(DISTINCT run_id) FROM {p}pass WHERE named AND ended_at IS NULL AND compared_at IS NULL) AS passes_running`}
+
+// statusColumns are those of the status view in version 1.
+const statusColumns = `
+SELECT
+  (SELECT v FROM {p}meta WHERE k = 'replica') AS replica,
+  (SELECT v FROM {p}meta WHERE k = 'source') AS source,
+  EXISTS (SELECT 1 FROM {p}meta WHERE k = 'paused') AS paused,
+  (SELECT COUNT(*) FROM {p}partition) AS partitions,
+  (SELECT CAST(SUM(next_offset) AS SIGNED) FROM {p}partition) AS events,
+  (SELECT TIMESTAMPDIFF(MICROSECOND, MIN(GREATEST(COALESCE(last_committed_at, heartbeat_at), COALESCE(heartbeat_at, last_committed_at))),
+     UTC_TIMESTAMP(6)) / 1000000 FROM {p}partition) AS behind,
+  (SELECT MAX(updated_at) FROM {p}partition) AS updated_at,
+  (SELECT COUNT(*) FROM {p}due WHERE recheck_at IS NOT NULL) AS unmatched,
+  (SELECT COUNT(DISTINCT ref) FROM {p}parked WHERE done_at IS NULL) AS blocked,
+  (SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL) AS parked,
+  (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL) AS open_gaps,
+  (SELECT COUNT(*) FROM {p}receipt WHERE sent_at IS NULL) AS unsent_receipts,
+  (SELECT COALESCE(JSON_OBJECTAGG(p.state, p.n), '{}') FROM
+     (SELECT CASE WHEN observed THEN 'observed' ELSE state END AS state, COUNT(*) AS n FROM {p}pending GROUP BY 1) p) AS erasures_by_state,
+  (SELECT COALESCE(JSON_OBJECTAGG(p.wait, p.n), '{}') FROM
+     (SELECT wait, COUNT(*) AS n FROM {p}pending WHERE state = 'suppressed' GROUP BY wait) p) AS suppressed_by_wait,
+  (SELECT COALESCE(JSON_OBJECTAGG(p.error_code, p.n), '{}') FROM
+     (SELECT error_code, COUNT(*) AS n FROM {p}pending WHERE error_code IS NOT NULL GROUP BY error_code) p) AS erasure_errors,
+  (SELECT MIN(suppressed_at) FROM {p}pending WHERE state <> 'verified') AS oldest_unproven_erasure`

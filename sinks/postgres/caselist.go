@@ -28,7 +28,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 		SELECT coalesce(p.case_id, e.case_id), CASE WHEN p.observed THEN 'observed' ELSE coalesce(p.state, 'cancelled') END,
 			CASE WHEN p.case_id IS NULL OR p.state = 'verified' THEN 'none' WHEN p.held THEN 'held' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
 			coalesce(p.opened_at, e.made_at), CASE WHEN p.due_at < 'infinity' THEN p.due_at END, coalesce(p.attempts, 0),
-			coalesce(p.error_code, ''), coalesce(e.state, '')
+			coalesce(p.error_code, ''), coalesce(e.state, ''), CASE WHEN p.snapshot THEN coalesce(p.run_id, '') ELSE '' END
 		FROM {s}.pending p FULL JOIN effective e ON e.case_id = p.case_id
 		WHERE NOT $3 OR p.state <> 'verified' ORDER BY 4 DESC, 1 LIMIT $4`), states, ranks, openOnly, limit)
 	if err != nil {
@@ -37,7 +37,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c ledger.Case, err error) {
 		var id []byte
 		var due *time.Time
-		err = row.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt)
+		err = row.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt, &c.Run)
 		copy(c.ID[:], id)
 		if due != nil {
 			c.Due = *due
@@ -67,14 +67,14 @@ func (r *Replica) effectiveReceipts(ctx context.Context) (map[string]int, error)
 // Gaps lists the gaps that this replica was told of, the newest first.
 func (d *Desk) Gaps(ctx context.Context) ([]ledger.Gap, error) {
 	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
-		SELECT gap_id, min(cause), min(opened_at), CASE WHEN bool_and(closed_at IS NOT NULL) THEN max(closed_at) END
+		SELECT gap_id, min(cause), min(opened_at), CASE WHEN bool_and(closed_at IS NOT NULL) THEN max(closed_at) END, count(*), count(closed_at)
 		FROM {s}.gap GROUP BY gap_id ORDER BY 3 DESC`))
 	if err != nil {
 		return nil, classify("listing gaps", err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g ledger.Gap, err error) {
 		var closed *time.Time
-		err = row.Scan(&g.ID, &g.Cause, &g.OpenedAt, &closed)
+		err = row.Scan(&g.ID, &g.Cause, &g.OpenedAt, &closed, &g.Known, &g.Closed)
 		if closed != nil {
 			g.ClosedAt = *closed
 		}

@@ -164,6 +164,9 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 	if s.Places, err = d.r.Places(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.passes(ctx, s); err != nil {
+		return nil, err
+	}
 	for _, q := range []struct {
 		into *map[string]int
 		sql  string

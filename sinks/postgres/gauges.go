@@ -22,8 +22,9 @@ func (r *Replica) countLedger(ctx context.Context) (ledger.Counts, error) {
 	var oldest *float64
 	err := r.opts.Pool.QueryRow(ctx, r.ledger.sql(`
 		SELECT (SELECT extract(epoch FROM now() - min(opened_at))::float8 FROM {s}.pending WHERE state <> 'verified'),
-			(SELECT count(*) FROM {s}.parked WHERE done_at IS NULL), (SELECT count(DISTINCT gap_id) FROM {s}.gap WHERE closed_at IS NULL)`)).
-		Scan(&oldest, &c.Parked, &c.Gaps)
+			(SELECT count(*) FROM {s}.parked WHERE done_at IS NULL), (SELECT count(DISTINCT gap_id) FROM {s}.gap WHERE closed_at IS NULL),
+			(SELECT count(*) FROM {s}.finding WHERE kind = '`+ledger.FindingAbsent+`'), (`+sqlUnproven+`)`)).
+		Scan(&oldest, &c.Parked, &c.Gaps, &c.Absent, &c.Unproven)
 	if err != nil {
 		return c, classify(op, err)
 	}

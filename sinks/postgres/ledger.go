@@ -183,29 +183,8 @@ CREATE TABLE {s}.gap (
   PRIMARY KEY (gap_id, part)
 );
 
-CREATE VIEW {s}.status AS
-SELECT
-  (SELECT v FROM {s}.meta WHERE k = 'replica') AS replica,
-  (SELECT v FROM {s}.meta WHERE k = 'source') AS source,
-  EXISTS (SELECT FROM {s}.meta WHERE k = 'paused') AS paused,
-  (SELECT count(*) FROM {s}.partition) AS partitions,
-  (SELECT sum(next_offset)::bigint FROM {s}.partition) AS events,
-  (SELECT now() - min(greatest(last_committed_at, heartbeat_at)) FROM {s}.partition) AS behind,
-  (SELECT max(updated_at) FROM {s}.partition) AS updated_at,
-  (SELECT count(*) FROM {s}.subject WHERE recheck_at IS NOT NULL) AS unmatched,
-  (SELECT count(*) FROM {s}.subject WHERE blocked IS NOT NULL) AS blocked,
-  (SELECT count(*) FROM {s}.parked WHERE done_at IS NULL) AS parked,
-  (SELECT count(DISTINCT gap_id) FROM {s}.gap WHERE closed_at IS NULL) AS open_gaps,
-  (SELECT count(*) FROM {s}.receipt WHERE sent_at IS NULL) AS unsent_receipts,
-  (SELECT coalesce(jsonb_object_agg(state, n), '{}') FROM
-     (SELECT CASE WHEN observed THEN 'observed' ELSE state END AS state, count(*) AS n FROM {s}.pending GROUP BY 1) p) AS erasures_by_state,
-  (SELECT coalesce(jsonb_object_agg(wait, n), '{}') FROM
-     (SELECT wait, count(*) AS n FROM {s}.pending WHERE state = 'suppressed' GROUP BY wait) p) AS suppressed_by_wait,
-  (SELECT coalesce(jsonb_object_agg(error_code, n), '{}') FROM
-     (SELECT error_code, count(*) AS n FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY error_code) p)
-     AS erasure_errors,
-  (SELECT min(suppressed_at) FROM {s}.pending WHERE state <> 'verified') AS oldest_unproven_erasure;
-`, migration2 + findTables + migrationContacts}
+CREATE VIEW {s}.status AS` + statusColumns + `;
+`, migration2 + findTables + migrationContacts + statusView}
 
 // ledgerTables names the tables of one replica's ledger.
 type ledgerTables struct {

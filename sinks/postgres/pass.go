@@ -104,6 +104,10 @@ func (r *Replica) lookForAbsent(ctx context.Context, places []sinks.Place) (time
 	return next, err
 }
 
+// Incomplete reports whether nothing of this replica may be called verified before a whole pass has ended, as of the last count
+// of its tables.
+func (r *Replica) Incomplete() bool { return r.gauges.Incomplete() }
+
 // absenceTables implements ledger.AbsenceTables.
 type absenceTables struct{ r *Replica }
 
