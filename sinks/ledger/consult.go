@@ -82,3 +82,23 @@ func (c *Core) derivedEvent(event schema.EventID, ref Ref) (out schema.EventID) 
 	copy(out[:], sum[:])
 	return out
 }
+
+// JoinedOf says, for each side of some aliases, what the other side is: set holds those that are known.
+func JoinedOf(aliases []Alias, set *Set, cases map[Ref]*OpenedCase, waits map[Ref]string) map[Ref][]Joined {
+	out := make(map[Ref][]Joined, 2*len(aliases))
+	for _, a := range aliases {
+		for _, side := range [][2]Ref{{a.Ref, a.Absorbed}, {a.Absorbed, a.Ref}} {
+			other := set.ByRef[side[1]]
+			if other == nil {
+				continue
+			}
+			j := Joined{Alias: a, Facts: other.Facts, Survivor: other.Ref == a.Ref}
+			if c := cases[other.Ref]; c != nil && other.Erased() {
+				c.Subject = other
+				j.Case, j.Wait = c, waits[other.Ref]
+			}
+			out[side[0]] = append(out[side[0]], j)
+		}
+	}
+	return out
+}

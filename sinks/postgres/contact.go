@@ -238,3 +238,10 @@ func (r *Replica) addContacts(ctx context.Context, tx batcher, set *ledger.Set) 
 	r.ledger.queueContacts(b, set)
 	return classify("reading contact points", tx.SendBatch(ctx, b).Close())
 }
+
+// queueTombstones leaves of the contact points of proven erasures their values, keyed as they are: whoever comes up with one of them is known
+// by it. What the person withdrew for them goes too; it has reached whoever shares them.
+func (r *Replica) queueTombstones(b *pgx.Batch, refs [][]byte) {
+	b.Queue(r.ledger.sql(`DELETE FROM {s}.contact WHERE ref = ANY ($1)`), refs)
+	b.Queue(r.ledger.sql(`DELETE FROM {s}.contact_block WHERE ref = ANY ($1)`), refs)
+}

@@ -155,22 +155,7 @@ func (r *Replica) joined(ctx context.Context, tx pgx.Tx, refs [][]byte) (map[led
 	if err != nil {
 		return nil, err
 	}
-	out := map[ledger.Ref][]ledger.Joined{}
-	for _, a := range aliases {
-		for _, side := range [][2]ledger.Ref{{a.Ref, a.Absorbed}, {a.Absorbed, a.Ref}} {
-			other := set.ByRef[side[1]]
-			if other == nil {
-				continue
-			}
-			j := ledger.Joined{Alias: a, Facts: other.Facts, Survivor: other.Ref == a.Ref}
-			if c := cases[other.Ref]; c != nil && other.Erased() {
-				c.Subject = other
-				j.Case, j.Wait = c, waits[other.Ref]
-			}
-			out[side[0]] = append(out[side[0]], j)
-		}
-	}
-	return out, nil
+	return ledger.JoinedOf(aliases, set, cases, waits), nil
 }
 
 // casesOf reads the cases of some subjects, and what they wait for.
@@ -222,4 +207,3 @@ func (r *Replica) spread(ctx context.Context, tx pgx.Tx, refs [][]byte) error {
 		refs, ledger.TouchAgain, ledger.JoinLater.Seconds(), ledger.TouchLater.Seconds())
 	return err
 }
-

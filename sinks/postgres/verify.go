@@ -345,6 +345,7 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 			error_code = NULL WHERE ref = ANY ($1)`), ledger.RefsOf(done), len(m.finds) > 0)
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.fact WHERE ref = ANY ($1)`), ledger.RefsOf(done))
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), ledger.RefsOf(done))
+		r.queueTombstones(b, ledger.RefsOf(done))
 	}
 	return send(ctx, tx, b)
 }

@@ -76,6 +76,13 @@ func Run(t *testing.T, h Harness) {
 		{"mode suppress never erases", Setup{Mode: "suppress"}, suppress},
 		{"receipts leave in order and once marked not again", erasing(0), outbox},
 		{"nothing is verified while a gap is open", erasing(0), gap},
+		{"a consent that runs out ends by itself", erasing(time.Hour), runsOut},
+		{"a replaced contact point takes its consents along", erasing(time.Hour), contactReplaced},
+		{"what was forbidden follows the person", erasing(time.Hour), contactRemoved},
+		{"a withdrawal holds wherever the address stands", erasing(time.Hour), withdrawalElsewhere},
+		{"who gets a known address hears of its withdrawal", erasing(time.Hour), withdrawalKnownBefore},
+		{"a new record of an erased person needs evidence", erasing(0), newRecordOfTheErased},
+		{"joined records are one person", erasing(0), joinedRecords},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := h.New(t, c.setup)
@@ -99,9 +106,10 @@ const suitePartitions = 2
 type driver struct {
 	*testing.T
 	*Topic
-	in   Instance
-	r    sinks.Replica
-	sent []*schema.Receipt
+	in      Instance
+	r       sinks.Replica
+	sent    []*schema.Receipt
+	notices []*schema.ReconsentDue
 }
 
 func (d *driver) assign() {
@@ -178,6 +186,11 @@ func (d *driver) receipts() []*schema.Receipt {
 		}
 		ids := make([]schema.ReceiptID, len(rs))
 		for i, o := range rs {
+			ids[i] = o.ID
+			if notice, err := schema.DecodeReconsentDue(o.Body); err == nil {
+				d.notices = append(d.notices, notice)
+				continue
+			}
 			signed, err := schema.DecodeSignedReceipt(o.Body)
 			if err != nil {
 				d.Fatalf("receipt: %v", err)
@@ -189,7 +202,6 @@ func (d *driver) receipts() []*schema.Receipt {
 			if r.ReceiptID != o.ID {
 				d.Errorf("receipt %v left under the id %v", r.ReceiptID, o.ID)
 			}
-			ids[i] = o.ID
 			d.sent = append(d.sent, r)
 		}
 		if err := d.r.MarkSent(d.Context(), ids); err != nil {
