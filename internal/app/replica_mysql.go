@@ -10,6 +10,7 @@ import (
 
 	"lethe/config"
 	"lethe/internal/keys"
+	"lethe/internal/matchkey"
 	"lethe/internal/mysqlconn"
 	"lethe/internal/pii"
 	sinksmy "lethe/sinks/mysql"
@@ -45,6 +46,7 @@ func (m *mysqlReplica) open(_ context.Context, a *App, ring *keys.Ring) (_ repli
 	r, err := sinksmy.New(sinksmy.Options{
 		Name: cfg.Name, Source: a.cfg.Name, Config: cfg, DB: pool, VerifyDB: verify, Seal: ring.Seal(), Pseudonym: pseudonym, Signer: signer,
 		MappingDigest: cfg.Digest(), Version: a.options.Version, RecheckFirst: a.options.RecheckFirst, Logger: a.log, Registerer: a.registry,
+		Match: matchkey.New(ring.Match(), a.cfg.Locale.Regions()),
 	})
 	if err != nil {
 		closeAll()

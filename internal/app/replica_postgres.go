@@ -13,6 +13,7 @@ import (
 
 	"lethe/config"
 	"lethe/internal/keys"
+	"lethe/internal/matchkey"
 	"lethe/internal/pii"
 	"lethe/sinks/ledger"
 	sinkspg "lethe/sinks/postgres"
@@ -48,6 +49,7 @@ func (p *postgresReplica) open(ctx context.Context, a *App, ring *keys.Ring) (_ 
 	r, err := sinkspg.New(sinkspg.Options{
 		Name: cfg.Name, Source: a.cfg.Name, Config: cfg, Pool: pool, VerifyPool: verify, Seal: ring.Seal(), Pseudonym: pseudonym, Signer: signer,
 		MappingDigest: cfg.Digest(), Version: a.options.Version, RecheckFirst: a.options.RecheckFirst, Logger: a.log, Registerer: a.registry,
+		Match: matchkey.New(ring.Match(), a.cfg.Locale.Regions()),
 	})
 	if err != nil {
 		closeAll()
