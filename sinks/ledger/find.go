@@ -417,7 +417,8 @@ func (s *Search) appendTargets(out []*Target, x *Subject, evidence []match.Evide
 			Keys: evidence[i].Keys, CRMKey: evidence[i].CRMKey, Rival: !ours,
 			Review: ours && (forbid[i].Review || sure[i].Review && (x.State != SubjectLive || x.permits())),
 		}
-		if t.Certain || t.Review || t.Reach != match.Nothing {
+		t.Dismissed = ours && evidence[i].Pair == match.Different
+		if t.Certain || t.Review || t.Dismissed || t.Reach != match.Nothing {
 			out = append(out, t)
 		}
 	}

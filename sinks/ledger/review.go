@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"lethe/config"
@@ -111,6 +112,19 @@ func (c *Core) Reviews(targets []*Target) []ReviewRowOf {
 		})
 	}
 	return out
+}
+
+// Dismiss takes what phase 1 did to some rows out of a case's undo: they are somebody else's. It returns what to restore, and
+// what stays.
+func Dismiss(undo []UndoEntry, persons []string) (restore, kept []UndoEntry) {
+	for _, u := range undo {
+		if u.Person != "" && slices.Contains(persons, u.Person) {
+			restore = append(restore, u)
+		} else {
+			kept = append(kept, u)
+		}
+	}
+	return restore, kept
 }
 
 // DoubtfulReceipt is the receipt of a case of which no row is certain: ambiguous, or, once a person has decided, without a match.

@@ -68,6 +68,7 @@ type Effect struct {
 	Left      bool // a row that certainly is the subject's still says something that finds it
 	ByCRMKey  bool
 	By        match.Keys // the types of keys that it was found by
+	Dismissed []string   // rows that it would be found as, had a person not decided that they are somebody else's
 }
 
 // UndoEntry is what phase 1 changed in one row, kept with the case until phase 2 or a cancel. It holds flags and codes
@@ -79,6 +80,9 @@ type UndoEntry struct {
 	Set map[string]*string `json:"s,omitempty"`
 	// Inserted says that the row is ours: a cancel deletes it.
 	Inserted bool `json:"i,omitempty"`
+	// Person is the row of the person's table that this belongs to, where persons are found by match keys: it may turn out to be
+	// somebody else.
+	Person string `json:"p,omitempty"`
 }
 
 // EncodeUndo returns the JSON of some entries; nil for none.

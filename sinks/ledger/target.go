@@ -20,6 +20,8 @@ type Target struct {
 	Keys   match.Keys // all types that agree
 	CRMKey bool       // found by the CRM key
 	Review bool       // a person has to decide
+	// Dismissed says that a person has decided that the row is somebody else's: nothing of the subject applies to it.
+	Dismissed bool
 	// Rival marks a subject that the transaction does not work on, and that claims the row too: what it forbids holds there.
 	Rival bool
 }
@@ -61,6 +63,9 @@ func StandIns(targets []*Target) []*Subject {
 func Report(standIns []*Subject) {
 	for _, x := range standIns {
 		undo := x.Effect.Undo
+		for i := range undo {
+			undo[i].Person = x.Key[0]
+		}
 		for _, t := range x.Claims {
 			if t.Rival {
 				continue
@@ -74,7 +79,7 @@ func Report(standIns []*Subject) {
 			for _, row := range x.Effect.Rows {
 				e.Changed(row.Table, row.Action, row.Changed)
 			}
-			if t.Subject.Suppress && t.Reach == match.Whole {
+			if t.Subject.Suppress {
 				e.Undo, undo = append(e.Undo, undo...), nil
 			}
 		}
@@ -88,6 +93,10 @@ func NoteTargets(targets []*Target) {
 			continue
 		}
 		e := &t.Subject.Effect
+		if t.Dismissed {
+			e.Dismissed = append(e.Dismissed, t.Person)
+			continue
+		}
 		if t.Review {
 			e.Ambiguous++
 		}

@@ -148,6 +148,10 @@ func (r *Replica) refold(ctx context.Context, tx pgx.Tx, set *ledger.Set, prepar
 
 // recheck works on subjects without a row.
 func (r *Replica) recheck(ctx context.Context, tx pgx.Tx, set *ledger.Set) error {
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return err
+	}
 	open := r.openCases
 	if r.cfg.Find != nil {
 		open = r.foundCases
@@ -174,6 +178,11 @@ func (r *Replica) recheck(ctx context.Context, tx pgx.Tx, set *ledger.Set) error
 		return err
 	}
 	for _, s := range set.List {
+		if c, ok := cases[s.Ref]; ok && len(s.Effect.Dismissed) > 0 {
+			if cases[s.Ref], err = r.queueDismissed(b, m, s, c); err != nil {
+				return err
+			}
+		}
 		if !s.Effect.Matched {
 			r.metrics.Rechecks.WithLabelValues(ledger.OutcomeNoMatch).Inc()
 			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched { // decided: nobody's row is left

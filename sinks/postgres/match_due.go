@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -60,6 +61,27 @@ func (r *Replica) foundCases(ctx context.Context, tx pgx.Tx, refs [][]byte) (map
 		out[ledger.Ref(ref)] = c
 	}
 	return out, rows.Err()
+}
+
+// queueDismissed restores the rows that were decided to be somebody else's to what they were before phase 1, and returns the case
+// without them.
+func (r *Replica) queueDismissed(b *pgx.Batch, m *Mapping, s *ledger.Subject, c ledger.OpenCase) (ledger.OpenCase, error) {
+	restore, kept := ledger.Dismiss(c.Undo, s.Effect.Dismissed)
+	if len(restore) == 0 {
+		return c, nil
+	}
+	for _, u := range slices.Backward(restore) {
+		if err := m.queueUndo(b, u); err != nil {
+			return c, err
+		}
+	}
+	c.Undo = kept
+	encoded, err := ledger.EncodeUndo(kept)
+	if err != nil {
+		return c, err
+	}
+	b.Queue(r.ledger.sql(`UPDATE {s}.pending SET undo = $2 WHERE ref = $1`), s.Ref[:], jsonOrNull(encoded))
+	return c, nil
 }
 
 // queueFoundRows writes what rows that were found mean for the subject's case.

@@ -24,8 +24,12 @@ func (e *effects) runFound(ctx context.Context, tx runner, list []*ledger.Subjec
 	standIns := ledger.StandIns(targets)
 	b := &pgx.Batch{}
 	if writes && len(standIns) > 0 {
-		if suppressed := suppressedOf(standIns); len(suppressed) > 0 {
-			e.queuePrior(b, suppressed)
+		if opening := chosenOf(standIns, func(x *ledger.Subject) bool {
+			return slices.ContainsFunc(x.Claims, func(t *ledger.Target) bool { return !t.Rival && t.Subject.Suppress })
+		}); len(opening) > 0 {
+			e.queuePrior(b, opening)
+		}
+		if suppressed := chosenOf(standIns, func(x *ledger.Subject) bool { return x.Suppress }); len(suppressed) > 0 {
 			e.queueSuppress(b, suppressed)
 		}
 		for i := range e.m.folds {
@@ -35,6 +39,7 @@ func (e *effects) runFound(ctx context.Context, tx runner, list []*ledger.Subjec
 	e.r.queueReviews(b, targets)
 	if e.settles {
 		e.r.queueObsolete(b, list, targets)
+		e.r.queueRivals(b, targets)
 	}
 	if b.Len() > 0 {
 		if err := tx.SendBatch(ctx, b).Close(); err != nil {
@@ -45,9 +50,9 @@ func (e *effects) runFound(ctx context.Context, tx runner, list []*ledger.Subjec
 	return nil
 }
 
-// suppressedOf are the rows that phase 1 is to be done for.
-func suppressedOf(standIns []*ledger.Subject) []*ledger.Subject {
-	return slices.DeleteFunc(slices.Clone(standIns), func(x *ledger.Subject) bool { return !x.Suppress })
+// chosenOf are some of the rows.
+func chosenOf(standIns []*ledger.Subject, want func(*ledger.Subject) bool) []*ledger.Subject {
+	return slices.DeleteFunc(slices.Clone(standIns), func(x *ledger.Subject) bool { return !want(x) })
 }
 
 // queueReviews opens the reviews that targets ask for. One that is there stays, unless it closed by itself, or an erasure has
@@ -81,6 +86,22 @@ func (r *Replica) queueObsolete(b *pgx.Batch, list []*ledger.Subject, targets []
 		WHERE r.ref = ANY ($1) AND r.decided_at IS NULL
 			AND NOT EXISTS (SELECT FROM unnest($2::bytea[], $3::text[]) AS v(ref, person) WHERE v.ref = r.ref AND v.person = r.person)`),
 		refs, kept, persons, ledger.ReviewByLethe)
+}
+
+// queueRivals asks for a look at the others who claim rows that were decided to be somebody else's: what phase 1 did to such a row
+// is taken back, and what they have said since is to hold.
+func (r *Replica) queueRivals(b *pgx.Batch, targets []*ledger.Target) {
+	dismissed := map[string]bool{}
+	for _, t := range targets {
+		if t.Dismissed {
+			dismissed[t.Person] = true
+		}
+	}
+	for _, t := range targets {
+		if t.Rival && dismissed[t.Person] {
+			b.Queue(r.ledger.sql(`INSERT INTO {s}.touch (ref, part, reason) VALUES ($1, $2, $3)`), t.Subject.Ref[:], t.Subject.Part, ledger.TouchRow)
+		}
+	}
 }
 
 // openReviews are those of some subjects of whom a person still has to decide about a row.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -204,8 +205,10 @@ func TestDecisionTable(t *testing.T) {
 			erased: "1" + gone + "\n2" + intact, states: "suppressed email_strict, applied email_strict, verified email_strict", object: "1|true\n2|false",
 		},
 		{
-			name:   "old e-mail in the replica",
-			crm:    func(w *world) []*schema.Event { return []*schema.Event{w.past(1, "old@exemple.fr"), w.mail(1, "new@exemple.fr")} },
+			name: "old e-mail in the replica",
+			crm: func(w *world) []*schema.Event {
+				return []*schema.Event{w.past(1, "old@exemple.fr"), w.mail(1, "new@exemple.fr")}
+			},
 			rows:   func(w *world) { w.lead(1, "email=old@exemple.fr") },
 			erased: "1" + gone, states: "suppressed email_strict, applied email_strict, verified email_strict", object: "1|true",
 		},
@@ -375,4 +378,208 @@ func TestDecisionTable(t *testing.T) {
 			})
 		})
 	}
+}
+
+// openReview returns the id of the open review of a row.
+func (w *world) openReview(person string) (id string) {
+	w.Helper()
+	if err := w.admin.QueryRow(w.ctx, `SELECT id FROM lethe.review WHERE person = $1 AND decided_at IS NULL`, person).Scan(&id); err != nil {
+		w.Fatalf("review of row %s: %v", person, err)
+	}
+	return id
+}
+
+// decideRow decides the open review of a row.
+func (w *world) decideRow(person string, same bool) {
+	w.Helper()
+	if err := NewDesk(w.cfg, w.pool).DecideReview(w.ctx, w.openReview(person), same, "dpo"); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// A family shares one address. What a person decides holds: the one row is erased, the other gets back what phase 1 took, and
+// nobody is asked again.
+func TestReviewDecides(t *testing.T) {
+	w := newLeads(t)
+	w.lead(1, "email=famille@exemple.fr", "firstname=Jean", "lastname=Dupont")
+	w.lead(2, "email=famille@exemple.fr", "firstname=Marie", "lastname=Dupont")
+	w.scanOn()
+	w.apply(w.mail(1, "famille@exemple.fr"), w.name(1, "Jean", "Dupont", ""))
+	w.apply(w.erased(1))
+	w.settle()
+	w.want(leadRows, "1"+hidden+"\n2"+hidden)
+	w.want(`SELECT state, matched, error_code FROM lethe.pending`, "suppressed|false|ambiguous")
+	w.want(`SELECT due_at - opened_at = interval '7 days' FROM lethe.review`, "true\ntrue")
+
+	w.decideRow("2", false)
+	w.settle()
+	w.want(leadRows, "1"+gone+"\n2"+intact) // one row has the address now that is not somebody else's
+	w.want(`SELECT lead_id FROM do_not_contact ORDER BY 1`, "1")
+	w.want(`SELECT person, decision, decided_by FROM lethe.review ORDER BY 1`, "1|obsolete|lethe\n2|different|dpo")
+	if got, want := w.erasureStates(), "ambiguous email_strict+name, suppressed email_strict, applied email_strict, verified email_strict"; got != want {
+		t.Errorf("receipts: %s\nwant: %s", got, want)
+	}
+	w.want(`SELECT state, undo IS NULL, error_code FROM lethe.pending`, "verified|true|<nil>")
+	if err := NewDesk(w.cfg, w.pool).DecideReview(w.ctx, "nothing", true, "dpo"); err == nil {
+		t.Error("a review that is not there was decided")
+	}
+}
+
+// A phone alone: the person says that it is the subject, or that it is not.
+func TestReviewOfAPhone(t *testing.T) {
+	for _, c := range []struct {
+		same         bool
+		rows, states string
+	}{
+		{true, "1" + gone, "ambiguous phone_e164, suppressed crm_key, applied crm_key, verified crm_key"},
+		{false, "1" + intact, "ambiguous phone_e164, no_match crm_key"},
+	} {
+		w := newLeads(t)
+		w.lead(1, "phone=0142685300")
+		w.scanOn()
+		w.apply(w.tel(1, "01 42 68 53 00"))
+		w.apply(w.erased(1))
+		w.settle()
+		w.want(leadRows, "1"+noSMS)
+		w.decideRow("1", c.same)
+		w.settle()
+		w.want(leadRows, c.rows)
+		if got := w.erasureStates(); got != c.states {
+			t.Errorf("same %t: receipts: %s\nwant: %s", c.same, got, c.states)
+		}
+		w.want(`SELECT count(*) FROM lethe.review WHERE decided_at IS NULL`, "0")
+	}
+}
+
+// One row is certain, another waits for a person: the first is erased when it is due, nothing is called verified before the second
+// is decided, and it is erased too where it is the same person.
+func TestErasureWaitsForItsReviews(t *testing.T) {
+	w := newLeads(t)
+	w.lead(1, "email=jean@exemple.fr", "phone=0142685300")
+	w.lead(2, "phone=0142685300", "firstname=J.")
+	w.scanOn()
+	w.apply(w.mail(1, "jean@exemple.fr"), w.tel(1, "0142685300"))
+	w.apply(w.erased(1))
+	w.settle()
+	w.want(leadRows, "1"+gone+"\n2"+noSMS)
+	w.want(`SELECT state, error_code FROM lethe.pending`, "applied|ambiguous")
+	list, err := NewDesk(w.cfg, w.pool).Reviews(w.ctx, true, 10)
+	if err != nil || len(list) != 1 || list[0].Person != "2" || list[0].CaseID.IsZero() || list[0].Agreeing != 1 {
+		t.Fatalf("reviews %+v, %v", list, err)
+	}
+	w.decideRow("2", true)
+	w.settle()
+	w.want(leadRows, "1"+gone+"\n2"+gone)
+	w.want(`SELECT state, error_code FROM lethe.pending`, "verified|<nil>")
+}
+
+// What the replica says is read live, and in values that print as nothing.
+func TestReviewShowsTheRow(t *testing.T) {
+	w := newLeads(t)
+	w.lead(1, "phone=0142685300", "firstname=Jean")
+	w.scanOn()
+	w.apply(w.tel(1, "0142685300"), w.tel(2, "0142685300"))
+	w.apply(w.erased(1))
+	d, err := NewDesk(w.cfg, w.pool).ReviewCase(w.ctx, w.openReview("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := ledger.OpenKey(w.keys, d.Ref[:], d.Sealed); err != nil || !slices.Equal(key, []string{"1"}) {
+		t.Errorf("CRM key %v, %v", key, err)
+	}
+	if d.Rivals != 1 || len(d.Rows) != 1 || d.Rows[0].Table != "lead" {
+		t.Fatalf("%+v", d)
+	}
+	i := slices.Index(d.Rows[0].Columns, "firstname")
+	if got := d.Rows[0].Values[i].Reveal(); got != "Jean" {
+		t.Errorf("firstname %q", got)
+	}
+	if text := fmt.Sprintf("%+v", d); strings.Contains(text, "Jean") {
+		t.Error("the review prints a value")
+	}
+}
+
+// The index may be of yesterday: a row that says something else by now is nobody's, and a row that the index does not know yet is
+// found by the next scan, at once.
+func TestIndexIsNotBelieved(t *testing.T) {
+	w := newLeads(t, func(c *config.Replica) { c.Erase.CoolOff = 0 })
+	w.lead(1, "email=jean@exemple.fr")
+	w.scanOn()
+	w.exec(`UPDATE lead SET email = 'somebody.else@exemple.fr'`)
+	w.lead(2, "email=jean@exemple.fr")
+	w.apply(w.mail(1, "jean@exemple.fr"))
+	w.apply(w.event(1, &schema.Objection{Raised: true, Scope: "direct_marketing"}))
+	w.want(`SELECT id, no_marketing FROM lead ORDER BY id`, "1|false\n2|false")
+	w.scan()
+	w.settle()
+	w.want(`SELECT id, no_marketing FROM lead ORDER BY id`, "1|false\n2|true")
+
+	// Before phase 2 the index is made anew.
+	w.lead(3, "email=JEAN@exemple.fr", "firstname=Jean", "lastname=Dupont")
+	w.exec(`UPDATE lead SET firstname = 'Jean', lastname = 'Dupont' WHERE id = 2`)
+	w.apply(w.erased(1))
+	w.settle()
+	w.want(leadRows, "1"+intact+"\n2|false|false|false|true|false|false\n3|false|false|false|true|false|false")
+	w.want(`SELECT count(*) FROM lethe.row_key`, "1") // of row 1
+}
+
+// Two subjects on one row: what one of them forbids holds, and a permission needs that the row is certainly one's own.
+func TestTwoSubjectsOnOneRow(t *testing.T) {
+	w := newLeads(t)
+	w.lead(1, "email=marie@exemple.fr", "phone=0142685300", "firstname=Marie", "lastname=Durand")
+	w.exec(`UPDATE lead SET newsletter = false, sms = false`)
+	w.scanOn()
+	w.apply(w.mail(1, "marie@exemple.fr"), w.name(1, "Marie", "Durand", ""), w.tel(2, "0142685300"), w.name(2, "Paul", "Durand", ""))
+	given := func(id int, channel string, state schema.ConsentState) *schema.Event {
+		c := consent("newsletter", state)
+		c.Channel = channel
+		return w.event(id, c)
+	}
+	w.apply(given(2, "sms", schema.ConsentGiven))
+	w.want(`SELECT newsletter, sms FROM lead`, "false|false")
+	w.want(`SELECT kind, evidence FROM lethe.review`, "permission|phone_e164")
+	w.apply(given(1, "email", schema.ConsentGiven), given(1, "sms", schema.ConsentGiven))
+	w.want(`SELECT newsletter, sms FROM lead`, "true|true")
+	w.apply(given(2, "sms", schema.ConsentWithdrawn), given(2, "email", schema.ConsentWithdrawn))
+	w.want(`SELECT newsletter, sms FROM lead`, "true|false") // the number's channels, not the address'
+	w.apply(given(1, "sms", schema.ConsentRenewedGiven))
+	w.want(`SELECT newsletter, sms FROM lead`, "true|false")
+	w.apply(w.event(1, &schema.ProcessingRestriction{Imposed: true}))
+	w.want(`SELECT newsletter, sms, frozen FROM lead`, "false|false|true")
+	w.apply(w.event(1, &schema.ProcessingRestriction{}))
+	w.want(`SELECT newsletter, sms, frozen FROM lead`, "true|false|false")
+}
+
+// A cancelled erasure gives back what it took, of the rows that were certain and of those that were not, and closes the reviews.
+func TestCancelOfWhatWasFound(t *testing.T) {
+	w := newLeads(t, func(c *config.Replica) { c.Erase.CoolOff = time.Hour })
+	w.lead(1, "email=jean@exemple.fr")
+	w.lead(2, "email=jean+news@exemple.fr")
+	w.exec(`UPDATE lead SET email = 'jean.d+news@gmail.com' WHERE id = 2`)
+	w.scanOn()
+	w.apply(w.mail(1, "jean@exemple.fr"), w.says(1, 9, schema.ContactEmail, realKeys().Email("jeand@gmail.com")))
+	w.apply(w.erased(1))
+	w.settle()
+	w.want(leadRows, "1"+hidden+"\n2"+hidden)
+	w.want(`SELECT person, evidence FROM lethe.review WHERE decided_at IS NULL`, "2|email_loose")
+	w.apply(w.event(1, &schema.CaseDecision{Decision: schema.DecisionCancel, DecidedBy: "dpo"}))
+	w.settle()
+	w.want(leadRows, "1"+intact+"\n2"+intact)
+	w.want(`SELECT count(*) FROM lethe.review WHERE decided_at IS NULL`, "0")
+	w.want(`SELECT count(*) FROM do_not_contact`, "0")
+}
+
+// A larger mapping and a restored backup reach who was erased, by the replica's own keys: what found them is gone.
+func TestErasedRowsAreKnown(t *testing.T) {
+	w := newLeads(t)
+	w.lead(1, "email=jean@exemple.fr", "city=Lyon")
+	w.scanOn()
+	w.apply(w.mail(1, "jean@exemple.fr"))
+	w.apply(w.erased(1))
+	w.settle()
+	w.want(`SELECT state FROM lethe.pending`, "verified")
+	w.exec(`UPDATE lead SET email = 'jean@exemple.fr', usable = true, newsletter = true; UPDATE lethe_witness SET n = n - 1`)
+	w.settle()
+	w.want(leadRows, "1"+gone)
+	w.want(`SELECT state FROM lethe.pending`, "verified")
 }

@@ -277,8 +277,10 @@ func (r *Replica) queueErased(b *pgx.Batch, m *Mapping, c *ledger.OpenedCase, ga
 		return r.queueReceipt(b, rc)
 	}
 	b.Queue(r.ledger.sql(`
-		UPDATE {s}.pending SET state = 'applied', wait = 'none', applied_at = now(), due_at = now(), attempts = $2, undo = NULL,
-			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.Ref[:], rc.Attempt, jsonOrNull(work), r.opts.MappingDigest[:])
+		UPDATE {s}.pending SET state = 'applied', wait = 'none', applied_at = now(), due_at = now(), attempts = $2,
+			undo = (SELECT jsonb_agg(e) FROM jsonb_array_elements(undo) e WHERE e->>'p' <> ALL ($5)),
+			work = $3, error_code = NULL, mapping_digest = $4 WHERE ref = $1`), c.Ref[:], rc.Attempt, jsonOrNull(work), r.opts.MappingDigest[:],
+		textArray(append([]string{}, c.Subject.Effect.Persons...)))
 	return r.queueReceipt(b, rc)
 }
 

@@ -341,7 +341,7 @@ func (r *Replica) conclude(ctx context.Context, tx pgx.Tx, cases []*ledger.Opene
 		}
 	}
 	if len(done) > 0 {
-		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET state = 'verified', wait = 'none', verified_at = now(), work = CASE WHEN $2 THEN work END, due_at = NULL,
+		b.Queue(r.ledger.sql(`UPDATE {s}.pending SET state = 'verified', wait = 'none', verified_at = now(), work = CASE WHEN $2 THEN work END, undo = NULL, due_at = NULL,
 			error_code = NULL WHERE ref = ANY ($1)`), ledger.RefsOf(done), len(m.finds) > 0)
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.fact WHERE ref = ANY ($1)`), ledger.RefsOf(done))
 		b.Queue(r.ledger.sql(`DELETE FROM {s}.readback WHERE ref = ANY ($1)`), ledger.RefsOf(done))
