@@ -68,6 +68,9 @@ func (r *Replica) applyUnit(ctx context.Context, tx *tx, m *Mapping, u *ledger.U
 	if err := r.readUnit(ctx, tx, u); err != nil {
 		return err
 	}
+	if err := r.meet(ctx, tx, u, u.Wanted()); err != nil {
+		return err
+	}
 	u.Dispatch()
 	if err := r.effects(m, u.Now).run(ctx, tx, u.Set.List); err != nil {
 		return err
@@ -78,7 +81,7 @@ func (r *Replica) applyUnit(ctx context.Context, tx *tx, m *Mapping, u *ledger.U
 
 // effects makes the statements of a transaction; now is by the replica's clock.
 func (r *Replica) effects(m *Mapping, now time.Time) *effects {
-	return &effects{m: m, cfg: r.cfg, now: now}
+	return &effects{r: r, m: m, cfg: r.cfg, now: now}
 }
 
 // movePlaces is the compare-and-set. A worker that has lost a partition waits here for the new owner's transaction and then
@@ -146,5 +149,8 @@ func (r *Replica) readUnit(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	if len(u.Set.List) == 0 {
 		return nil
 	}
-	return r.read(ctx, tx, sqlSubjects, u.Set.Refs(), u.Set)
+	if err := r.read(ctx, tx, sqlSubjects, u.Set.Refs(), u.Set); err != nil || !u.Set.NeedContacts {
+		return err
+	}
+	return r.readContacts(ctx, tx, u.Set)
 }

@@ -143,7 +143,9 @@ func (r *Replica) refold(ctx context.Context, tx *tx, set *ledger.Set) error {
 	for _, s := range set.List {
 		s.Touched = true
 	}
-	if err := r.effects(m, tx.now).run(ctx, tx, set.List); err != nil {
+	e := r.effects(m, tx.now)
+	e.settles = true
+	if err := e.run(ctx, tx, set.List); err != nil {
 		return err
 	}
 	for _, s := range set.List {
@@ -154,7 +156,15 @@ func (r *Replica) refold(ctx context.Context, tx *tx, set *ledger.Set) error {
 
 // recheck works on subjects without a row.
 func (r *Replica) recheck(ctx context.Context, tx *tx, set *ledger.Set) error {
-	cases, err := r.openCases(ctx, tx, set.Refs())
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return err
+	}
+	open := r.openCases
+	if r.cfg.Find != nil {
+		open = r.foundCases
+	}
+	cases, err := open(ctx, tx, set.Refs())
 	if err != nil {
 		return err
 	}
@@ -168,8 +178,18 @@ func (r *Replica) recheck(ctx context.Context, tx *tx, set *ledger.Set) error {
 	}
 	var found []*ledger.Subject
 	for _, s := range set.List {
+		if c, ok := cases[s.Ref]; ok && len(s.Effect.Dismissed) > 0 {
+			if cases[s.Ref], err = r.dismissed(ctx, tx, m, s, c); err != nil {
+				return err
+			}
+		}
 		if !s.Effect.Matched {
 			r.metrics.Rechecks.WithLabelValues(ledger.OutcomeNoMatch).Inc()
+			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched {
+				if err := r.decidedAway(ctx, tx, s, c); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		r.metrics.Rechecks.WithLabelValues("found").Inc()
@@ -213,10 +233,11 @@ func (r *Replica) concludeFound(ctx context.Context, tx *tx, found []*ledger.Sub
 	var receipts []*ledger.Receipt
 	for _, s := range found {
 		if c, ok := cases[s.Ref]; ok {
-			if err := r.foundCase(ctx, tx, s); err != nil {
+			rc, err := r.foundOf(ctx, tx, s, c, gaps)
+			if err != nil {
 				return err
 			}
-			receipts = append(receipts, r.core.FoundCase(s, c, gaps, tx.now))
+			receipts = append(receipts, rc)
 		}
 		if rc := r.core.FoundConsents(s, gaps, tx.now); rc != nil {
 			receipts = append(receipts, rc)

@@ -18,9 +18,12 @@ import (
 // set-based: their number depends on the mapping, not on how many subjects there are. An UPDATE cannot tell which rows it has
 // changed, so that each has a SELECT … FOR UPDATE in front of it that says which ones it will.
 type effects struct {
+	r   *Replica
 	m   *Mapping
 	cfg *config.Replica
 	now time.Time // by the replica's clock
+	// settles says that reviews which have become needless are closed too.
+	settles bool
 }
 
 // run writes the fold of every touched subject and phase 1 of every one to be suppressed, and finds out which of them
@@ -30,7 +33,12 @@ func (e *effects) run(ctx context.Context, tx *tx, list []*ledger.Subject) error
 	if len(list) == 0 {
 		return nil
 	}
-	return e.m.joining(ctx, tx, func() error { return e.write(ctx, tx, list) })
+	return e.m.joining(ctx, tx, func() error {
+		if len(e.m.finds) > 0 {
+			return e.runFound(ctx, tx, list)
+		}
+		return e.write(ctx, tx, list)
+	})
 }
 
 func (e *effects) write(ctx context.Context, tx *tx, list []*ledger.Subject) error {

@@ -221,9 +221,12 @@ func (c *column) refers(expression string, key *column, of string) string {
 
 // matches returns the condition that the person row (alias) is that of v, whose columns k1… are the parts of the CRM key (or
 // person.key, see who) in their keyType.
-func (m *Mapping) matches(alias string) string {
-	parts := make([]string, len(m.by))
-	for k, c := range m.by {
+func (m *Mapping) matches(alias string) string { return matchesBy(m.by, alias) }
+
+// matchesBy is matches with the columns that the keys are of.
+func matchesBy(key []*column, alias string) string {
+	parts := make([]string, len(key))
+	for k, c := range key {
 		parts[k] = c.is(alias+"."+c.sql(), "v.k"+strconv.Itoa(k+1))
 	}
 	return strings.Join(parts, " AND ")

@@ -139,6 +139,7 @@ func compile(ctx context.Context, q querier, cfg *config.Replica) (*Mapping, []l
 	c.compileSuppress()
 	c.compileErase()
 	c.compileFind()
+	c.checkFound()
 	if err := c.compileOrder(ctx); err != nil {
 		return nil, nil, err
 	}

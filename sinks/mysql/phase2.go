@@ -17,7 +17,7 @@ const dueCase = `p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT
 // sqlDue lists the cases whose phase 2 is due. A case is left alone while an operator's decision on it has not been carried
 // out.
 const sqlDue = `SELECT p.ref FROM {p}pending p WHERE {parts} AND ` + dueCase + ` AND p.due_at <= ?
-	AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL)
+	AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL) AND {scanned}
 	ORDER BY p.due_at, p.ref LIMIT ?`
 
 // sqlBurst looks for one case more than the breaker allows between two times. It is asked once a case: of a query about all
@@ -38,6 +38,13 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 		func(refused *ledger.RefusedError) error { return r.recordRefusal(ctx, places, refused) })
 	if err != nil || more {
 		return time.Now(), err
+	}
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if waiting, err := r.wantScans(ctx, places, m); err != nil || waiting {
+		return time.Now().Add(scanPoll), err
 	}
 	return r.nextOf(ctx, "looking for due erasures", "pending", "due_at",
 		"x.state = 'suppressed' AND x.matched AND NOT x.observed AND NOT x.held AND x.wait IN ('none', 'cool_off')", places)
@@ -84,13 +91,18 @@ func (r *Replica) phase2Batch(ctx context.Context, places []sinks.Place, limit i
 
 // due finds cases whose phase 2 is due and locks their rows: somebody who owns other partitions may release them.
 func (r *Replica) due(ctx context.Context, tx *tx, places []sinks.Place, limit int) ([]*ledger.OpenedCase, error) {
-	refs, err := r.refsOf(ctx, tx, strings.Replace(sqlDue, "{parts}", inParts("p", ledger.PartsOf(places)), 1), tx.now, limit)
+	m, err := r.compiled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	query := strings.NewReplacer("{parts}", inParts("p", ledger.PartsOf(places)), "{scanned}", m.scanned()).Replace(sqlDue)
+	refs, err := r.refsOf(ctx, tx, query, tx.now, limit)
 	if err != nil || len(refs) == 0 {
 		return nil, err
 	}
 	var out []*ledger.OpenedCase
 	var opened []time.Time
-	query := r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot, p.opened_at FROM ` + caseTables + ` WHERE ` + dueCase + lockRows)
+	query = r.ledger.sql(`SELECT ` + caseColumns + `, p.released, p.snapshot, p.opened_at FROM ` + caseTables + ` WHERE ` + dueCase + lockRows)
 	err = eachRow(ctx, tx, query, []any{refsJSON(refs)}, func(rows *sql.Rows) error {
 		var released, snapshot bool
 		var at time.Time
@@ -156,7 +168,13 @@ func (r *Replica) erase(ctx context.Context, tx *tx, cases []*ledger.OpenedCase,
 	if err != nil {
 		return err
 	}
-	if err := m.joining(ctx, tx, func() error { return r.destroy(ctx, tx, m, set.List) }); err != nil {
+	err = m.joining(ctx, tx, func() error {
+		if len(m.finds) > 0 {
+			return r.destroyFound(ctx, tx, m, cases)
+		}
+		return r.destroy(ctx, tx, m, set.List)
+	})
+	if err != nil {
 		return err
 	}
 	crashpoint.Hit("sink.during_phase2")
@@ -273,29 +291,37 @@ func (m *Mapping) eraseRows(ctx context.Context, tx *tx, step *eraseStep, list [
 
 // concludeErased writes what became of the cases.
 func (r *Replica) concludeErased(ctx context.Context, tx *tx, m *Mapping, cases []*ledger.OpenedCase, gaps []string) error {
-	var lost [][]byte
-	applied := rowsOf("ref", typeKey, "attempts", typeInt, "work", typeText)
+	lost := rowsOf("ref", typeKey, "code", typeWord)
+	applied := rowsOf("ref", typeKey, "attempts", typeInt, "work", typeText, "prior", typeText)
+	undone := map[ledger.Ref][]byte{}
+	if len(m.finds) > 0 {
+		var err error
+		if undone, err = r.stillUndone(ctx, tx, cases); err != nil {
+			return err
+		}
+	}
 	receipts := make([]*ledger.Receipt, len(cases))
 	for i, c := range cases {
-		rc, work, isLost, err := r.core.Destroyed(c, m.crmErased, gaps, tx.now)
+		rc, work, isLost, err := r.core.Destroyed(c, m.crmErased && len(m.finds) == 0, gaps, tx.now)
 		if err != nil {
 			return err
 		}
 		receipts[i] = rc
 		if isLost {
-			lost = append(lost, c.Ref[:])
+			lost.add(c.Ref[:], textArg(c.Subject.Effect.Doubt()))
 		} else {
-			applied.add(c.Ref[:], int64(rc.Attempt), jsonArg(work))
+			applied.add(c.Ref[:], int64(rc.Attempt), jsonArg(work), jsonArg(undone[c.Ref]))
 		}
 	}
-	if lost != nil {
-		if _, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.matched = FALSE`, refsJSON(lost)); err != nil {
+	if lost.n > 0 {
+		_, err := r.write(ctx, tx, `UPDATE `+lost.table()+` STRAIGHT_JOIN {p}pending p ON p.ref = UNHEX(v.ref) SET p.matched = FALSE, p.error_code = v.code`, lost.arg())
+		if err != nil {
 			return err
 		}
 	}
 	if applied.n > 0 {
 		_, err := r.write(ctx, tx, `UPDATE `+applied.table()+` STRAIGHT_JOIN {p}pending p ON p.ref = UNHEX(v.ref)
-			SET p.state = 'applied', p.wait = 'none', p.applied_at = ?, p.due_at = ?, p.attempts = v.attempts, p.prior = NULL,
+			SET p.state = 'applied', p.wait = 'none', p.applied_at = ?, p.due_at = ?, p.attempts = v.attempts, p.prior = v.prior,
 				p.work = v.work, p.error_code = NULL, p.mapping_digest = ?`,
 			applied.arg(), tx.now, tx.now, r.opts.MappingDigest[:])
 		if err != nil {

@@ -54,12 +54,7 @@ func (r *Replica) readFollowed(ctx context.Context, list []*ledger.Followed) (re
 	err = r.readMapped(ctx, m, func(tx *tx) error {
 		at = tx.now
 		bySubject := make(map[*ledger.Subject]int64, len(set.List))
-		for i := range m.folds {
-			if err := m.countUnfollowed(ctx, tx, &m.folds[i], set.List, bySubject); err != nil {
-				return err
-			}
-		}
-		if err := m.countContactable(ctx, tx, ledger.Uncontactable(r.cfg, set.List, at), bySubject); err != nil {
+		if err := r.countAll(ctx, tx, m, set.List, bySubject); err != nil {
 			return err
 		}
 		for i, f := range list {
@@ -69,6 +64,19 @@ func (r *Replica) readFollowed(ctx context.Context, list []*ledger.Followed) (re
 		return nil
 	})
 	return remaining, at, err
+}
+
+// countAll counts, by subject, rows that are not what the fold says, and places in the audience.
+func (r *Replica) countAll(ctx context.Context, tx *tx, m *Mapping, list []*ledger.Subject, into map[*ledger.Subject]int64) error {
+	if len(m.finds) > 0 {
+		return r.countUnfollowedFound(ctx, tx, m, list, into)
+	}
+	for i := range m.folds {
+		if err := m.countUnfollowed(ctx, tx, &m.folds[i], list, into); err != nil {
+			return err
+		}
+	}
+	return m.countContactable(ctx, tx, ledger.Uncontactable(r.cfg, list, tx.now), into)
 }
 
 // countUnfollowed compares every column of a table that follows from the fold.

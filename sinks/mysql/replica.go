@@ -142,7 +142,7 @@ func New(opts Options) (*Replica, error) {
 		}
 	}
 	r.chores = []ledger.Chore{
-		r.checkWitness, r.applyDecisions, r.runParked, r.recheckUnmatched, r.refoldGrown, r.refoldDue, r.runPhase2, r.verifyErased, r.verifyFollowed,
+		r.checkWitness, r.applyDecisions, r.runParked, r.lookForRows, r.scanTables, r.recheckUnmatched, r.refoldGrown, r.refoldDue, r.runTouches, r.runPhase2, r.verifyErased, r.verifyFollowed,
 		r.lookForAbsent, r.resealKeys, r.refreshGauges,
 	}
 	return r, nil

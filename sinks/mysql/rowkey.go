@@ -15,12 +15,13 @@ import (
 )
 
 // findTable is a table with columns by which persons are found where the CRM key is missing: the person's own, or one that
-// erase.tables joins to it.
+// erase.tables or hold joins to it.
 type findTable struct {
 	join
 	key     []*column // tells its rows apart: the primary key; of the person's own table person.key where there is none
 	columns []findColumn
 	changed *column // grows when a row changes; nil: the whole table is read each time
+	held    bool    // its rows are held instead of erased: they go on saying who the person is
 }
 
 // findColumn is one column that says something of a person.
@@ -271,14 +272,14 @@ func (r *Replica) storedKeys(ctx context.Context, tx *tx, table string, pks [][]
 	return out, err
 }
 
-// setKeys makes row_key hold what it should of some rows, and returns how many keys it has changed. fresh says that it
-// holds none of them yet.
-func (r *Replica) setKeys(ctx context.Context, tx *tx, table string, pks [][]byte, want []rowKey, fresh bool) (int, error) {
+// setKeys makes row_key hold what it should of some rows, and returns the keys that have come up. fresh says that it holds none
+// of them yet.
+func (r *Replica) setKeys(ctx context.Context, tx *tx, table string, pks [][]byte, want []rowKey, fresh bool) ([]rowKey, error) {
 	var gone []rowKey
 	if !fresh {
 		have, err := r.storedKeys(ctx, tx, table, pks)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		slices.SortFunc(have, func(a, b rowKey) int { return a.compare(&b) })
 		want, gone = keyChanges(have, want)
@@ -291,7 +292,7 @@ func (r *Replica) setKeys(ctx context.Context, tx *tx, table string, pks [][]byt
 		_, err := r.write(ctx, tx, `DELETE k FROM `+rows.table()+` STRAIGHT_JOIN {p}row_key k
 			ON k.tbl = ? AND k.pk = UNHEX(v.pk) AND k.type = v.type AND k.value = UNHEX(v.value)`, rows.arg(), table)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	const width = 5
@@ -302,7 +303,7 @@ func (r *Replica) setKeys(ctx context.Context, tx *tx, table string, pks [][]byt
 	}
 	_, err := tx.insert(ctx, r.ledger.sql(`INSERT INTO {p}row_key (tbl, pk, type, value, person) VALUES `), width, values,
 		` ON DUPLICATE KEY UPDATE person = VALUES(person)`)
-	return len(want) + len(gone), own(err)
+	return want, own(err)
 }
 
 // keyChanges compares two lists in the order of rowKey.compare: what is to be written, and what is to go. A key whose row

@@ -15,15 +15,17 @@ func (c *compiler) compileFind() {
 		return
 	}
 	for _, name := range f.Tables() {
+		h, held := c.cfg.Hold[name]
+		held = held && c.cfg.Erase.Tables[name] == nil
 		by := ""
-		if h, held := c.cfg.Hold[name]; held && c.cfg.Erase.Tables[name] == nil {
+		if held {
 			by = h.By
 		}
 		j, ok := c.joined(name, by)
 		if !ok {
 			continue
 		}
-		ft := findTable{join: j}
+		ft := findTable{join: j, held: held}
 		for _, list := range []struct {
 			kind  string
 			names []string
@@ -106,4 +108,29 @@ func (c *compiler) findKey(ft *findTable) {
 		c.fault(ledger.CodeColumnType, ft.table.label(), fmt.Sprintf("people are found by this table, and its primary key may be longer than %d bytes", longestRowKey), "")
 		ft.key = nil
 	}
+}
+
+// checkFound reports columns by which a person would still be found after phase 2: it would never be called verified.
+func (c *compiler) checkFound() {
+	severity := ledger.SeverityWarning
+	if c.cfg.Mode == ledger.ModeErase {
+		severity = ledger.SeverityError
+	}
+	for i := range c.m.finds {
+		ft := &c.m.finds[i]
+		for _, col := range ft.columns {
+			if ft.held || c.m.erases(ft.table, col.column) {
+				continue
+			}
+			c.report(severity, ledger.CodeFoundAgain, ft.table.label()+"."+col.name,
+				"people are found by this column, and phase 2 leaves it as it is: say in erase.tables what becomes of it", "")
+		}
+	}
+}
+
+// erases reports whether phase 2 changes a column, or deletes or unlinks its rows.
+func (m *Mapping) erases(t *table, col *column) bool {
+	return slices.ContainsFunc(m.erase, func(s eraseStep) bool {
+		return s.table == t && !s.hold && (s.delete || s.unlink || slices.ContainsFunc(s.set, func(a assignment) bool { return a.column == col }))
+	})
 }

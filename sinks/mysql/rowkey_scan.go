@@ -29,6 +29,7 @@ const (
 const (
 	scanChunk = 2000
 	scanSlice = 250 * time.Millisecond
+	scanPoll  = 200 * time.Millisecond // how soon phase 2 comes back that waits for one
 	// scanWhole is how often a table is read as a whole whose changed rows are known: rows that vanish are in no change.
 	scanWhole = 24 * time.Hour
 	// scanOverlap is how far behind the newest change the next scan begins: a change has the time of its statement, and is
@@ -194,7 +195,11 @@ func (r *Replica) scanChunk(ctx context.Context, tx *tx, m *Mapping, ft *findTab
 		return err
 	}
 	pks := pksOf(list)
-	if _, err := r.setKeys(ctx, tx, ft.table.config, pks, r.keysOf(list), s.run == 1); err != nil {
+	added, err := r.setKeys(ctx, tx, ft.table.config, pks, r.keysOf(list), s.run == 1)
+	if err != nil {
+		return err
+	}
+	if err := r.touchFound(ctx, tx, added); err != nil {
 		return err
 	}
 	if len(list) == r.chunk {
@@ -209,6 +214,29 @@ func (r *Replica) scanChunk(ctx context.Context, tx *tx, m *Mapping, ft *findTab
 		return err
 	}
 	return r.endScan(ctx, tx, ft, s.stage == scanRows)
+}
+
+// touchLimit is how many subjects one chunk asks a look at: a placeholder that thousands hold leads nowhere.
+const touchLimit = 20_000
+
+// touchFound asks for a look at the subjects that hold keys which have come up, if there is anything to be applied to a row of
+// theirs: before this nobody knew that it might be.
+func (r *Replica) touchFound(ctx context.Context, tx *tx, added []rowKey) error {
+	if len(added) == 0 {
+		return nil
+	}
+	values := make([][]byte, len(added))
+	for i := range added {
+		values[i] = added[i].value[:]
+	}
+	_, err := r.write(ctx, tx, `INSERT INTO {p}touch (ref, part, reason, at)
+		SELECT DISTINCT s.ref, s.part, '`+ledger.TouchRow+`', ? FROM `+valuesTable+`
+		STRAIGHT_JOIN {p}contact_key k FORCE INDEX (by_value) ON k.value = UNHEX(v.value) AND k.standing <> 'revived'
+		STRAIGHT_JOIN {p}subject s ON s.ref = k.ref
+		WHERE s.state <> 'erased' AND (s.state <> 'live' OR s.scope IS NOT NULL
+			OR EXISTS (SELECT 1 FROM {p}due d WHERE d.ref = s.ref AND d.recheck_at IS NOT NULL) OR EXISTS (SELECT 1 FROM {p}fact f WHERE f.ref = s.ref))
+		LIMIT ?`, tx.now, valuesJSON(nil, values), touchLimit)
+	return err
 }
 
 // endScan notes that a scan has seen everything that was there when it began.

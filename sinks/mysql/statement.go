@@ -45,20 +45,25 @@ func (s *statement) addParts(parts []part, separator string) {
 // key as the columns take them, or person.key where list are stand-ins for rows (ledger.StandIns); a subject whose key no row can hold has NULL there. extra adds columns. A key that is no value
 // of its column is a Poison error.
 func (m *Mapping) who(list []*ledger.Subject, extra ...whoColumn) (part, error) {
+	return whoBy(m.by, list, extra...)
+}
+
+// whoBy is who with the columns that the keys are of.
+func whoBy(key []*column, list []*ledger.Subject, extra ...whoColumn) (part, error) {
 	var columns strings.Builder
 	columns.WriteString("JSON_TABLE(?, '$[*]' COLUMNS (i INT PATH '$[0]'")
-	for k, c := range m.by {
+	for k, c := range key {
 		n := strconv.Itoa(k + 1)
 		columns.WriteString(", k" + n + " " + c.keyType() + " PATH '$[" + n + "]'")
 	}
 	for k, c := range extra {
-		columns.WriteString(", " + c.name + " " + c.typ + " PATH '$[" + strconv.Itoa(k+1+len(m.by)) + "]'")
+		columns.WriteString(", " + c.name + " " + c.typ + " PATH '$[" + strconv.Itoa(k+1+len(key)) + "]'")
 	}
 	columns.WriteString(")) AS v")
-	out := make([]byte, 0, len(list)*(16+24*len(m.by)+4*len(extra)))
+	out := make([]byte, 0, len(list)*(16+24*len(key)+4*len(extra)))
 	for i, x := range list {
 		out = strconv.AppendInt(append(out, separator(i)+"["...), int64(i), 10)
-		for k, c := range m.by {
+		for k, c := range key {
 			value, err := c.keyValue(x.Key[k])
 			if err != nil {
 				return part{}, err

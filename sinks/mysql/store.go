@@ -88,6 +88,14 @@ func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	if err := r.writeFacts(ctx, tx, u.Set.List); err != nil {
 		return err
 	}
+	if u.Set.NeedContacts {
+		if err := r.writeContacts(ctx, tx, u.Set.List); err != nil {
+			return err
+		}
+	}
+	if err := r.writeLife(ctx, tx, u); err != nil {
+		return err
+	}
 	if err := r.writeCases(ctx, tx, u); err != nil {
 		return err
 	}
@@ -222,21 +230,21 @@ func (r *Replica) writeCases(ctx context.Context, tx *tx, u *ledger.Unit) error 
 	if err != nil || len(pending) == 0 {
 		return err
 	}
-	const width = 16
+	const width = 17
 	values := make([]any, 0, width*len(pending))
 	for i := range pending {
 		p := &pending[i]
 		values = append(values, p.Ref[:], p.CaseID[:], p.EventID[:], p.Part, ledger.PendingSuppressed, p.Wait, p.Snapshot, textArg(p.RunID), p.Matched, p.Observed,
-			p.CommittedAt, p.ConfigDigest[:], tx.now, tx.now, tx.now.Add(p.CoolOff), jsonArg(p.Undo))
+			p.CommittedAt, p.ConfigDigest[:], tx.now, tx.now, tx.now.Add(p.CoolOff), jsonArg(p.Undo), textArg(p.Code))
 	}
 	_, err = tx.insert(ctx, r.ledger.sql(`
 		INSERT INTO {p}pending (ref, case_id, event_id, part, state, wait, snapshot, run_id, matched, observed, committed_at, config_digest,
-			opened_at, suppressed_at, due_at, prior) VALUES `), width, values, `
+			opened_at, suppressed_at, due_at, prior, error_code) VALUES `), width, values, `
 		ON DUPLICATE KEY UPDATE case_id = VALUES(case_id), event_id = VALUES(event_id), state = VALUES(state), wait = VALUES(wait), held = 0,
 			released = 0, snapshot = VALUES(snapshot), run_id = VALUES(run_id), matched = VALUES(matched), observed = VALUES(observed),
 			committed_at = VALUES(committed_at), config_digest = VALUES(config_digest), opened_at = VALUES(opened_at),
 			suppressed_at = VALUES(suppressed_at), due_at = VALUES(due_at), applied_at = NULL, verified_at = NULL, prior = VALUES(prior),
-			work = NULL, attempts = 0, error_code = NULL, mapping_digest = NULL`)
+			work = NULL, attempts = 0, error_code = VALUES(error_code), mapping_digest = NULL`)
 	return own(err)
 }
 
@@ -292,7 +300,7 @@ func (r *Replica) writeGap(run func(statement string, args ...any), now time.Tim
 	run(`INSERT INTO {p}gap (gap_id, part, cause, from_order, to_order, opened_at, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?)
 		ON DUPLICATE KEY UPDATE closed_at = COALESCE({p}gap.closed_at, VALUES(closed_at)), to_order = VALUES(to_order)`,
 		g.GapID, part, g.Cause, g.From[:], g.To[:], now, now)
-	r.lookAgain(run, now, part)
+	r.lookAgain(run, now)
 }
 
 // writeReceipts stores receipts as signed. One that is there already, to the byte, stays. The run role may change nothing of

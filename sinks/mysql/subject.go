@@ -88,7 +88,8 @@ func cloneRaw(b sql.RawBytes) []byte {
 	return append([]byte{}, b...)
 }
 
-// load reads subjects and their facts by reference: for work outside a batch. Keys are opened.
+// load reads subjects and their facts by reference: for work outside a batch. Keys are opened. Where persons are found by match
+// keys the contact points come too.
 func (r *Replica) load(ctx context.Context, q querier, refs [][]byte) (*ledger.Set, error) {
 	set := ledger.NewSet(len(refs))
 	if err := r.read(ctx, q, sqlLoad, refs, set); err != nil {
@@ -100,5 +101,8 @@ func (r *Replica) load(ctx context.Context, q querier, refs [][]byte) (*ledger.S
 			return nil, err
 		}
 	}
-	return set, nil
+	if r.cfg.Find == nil {
+		return set, nil
+	}
+	return set, r.readContacts(ctx, q, set)
 }

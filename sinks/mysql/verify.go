@@ -80,7 +80,11 @@ func (r *Replica) readBack(ctx context.Context, cases []*ledger.OpenedCase) (rem
 				persons.Add(i, p)
 			}
 		}
-		err := m.eachPerson(ctx, tx, set.List, "", func(s *ledger.Subject, key string) { persons.Add(place[s], key) })
+		if len(m.finds) > 0 {
+			err = r.readLeft(ctx, tx, m, cases, persons, remaining)
+		} else {
+			err = m.eachPerson(ctx, tx, set.List, "", func(s *ledger.Subject, key string) { persons.Add(place[s], key) })
+		}
 		if err != nil || len(persons.Keys) == 0 {
 			return err
 		}
@@ -282,7 +286,12 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 	for _, ref := range refs {
 		still[ledger.Ref(ref)] = true
 	}
-	var left, clean [][]byte
+	undecided, err := r.undecided(ctx, tx, ledger.RefsOf(cases))
+	if err != nil {
+		return err
+	}
+	var left, doubtful, clean [][]byte
+	var doubts []*ledger.Target
 	var receipts []*ledger.Receipt
 	wait, code, pause := ledger.Postponed(standing, m.Unmapped)
 	for i, c := range cases {
@@ -290,6 +299,8 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 		case !still[c.Ref]:
 		case remaining[i] > 0:
 			left = append(left, c.Ref[:])
+		case len(c.Doubts) > 0 || undecided[c.Ref]:
+			doubtful, doubts = append(doubtful, c.Ref[:]), append(doubts, c.Doubts...)
 		default:
 			clean = append(clean, c.Ref[:])
 			if pause == 0 {
@@ -297,7 +308,10 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 			}
 		}
 	}
-	if err := r.failAttempts(ctx, tx, left, ledger.ReasonResidual); err != nil || len(clean) == 0 {
+	if err := r.failAttempts(ctx, tx, left, ledger.ReasonResidual); err != nil {
+		return err
+	}
+	if err := r.leaveDoubtful(ctx, tx, doubtful, doubts); err != nil || len(clean) == 0 {
 		return err
 	}
 	if pause > 0 {
@@ -307,14 +321,28 @@ func (r *Replica) conclude(ctx context.Context, tx *tx, cases []*ledger.OpenedCa
 	if err := r.signAndWrite(ctx, tx, receipts...); err != nil {
 		return err
 	}
-	return r.closeVerified(ctx, tx, clean)
+	return r.closeVerified(ctx, tx, clean, len(m.finds) > 0)
 }
 
-// closeVerified ends cases: of a proven erasure the facts go, and what of them was to be read back.
-func (r *Replica) closeVerified(ctx context.Context, tx *tx, refs [][]byte) error {
+// leaveDoubtful opens the reviews of rows that may be those of cases which were read back: until a person has decided nothing of
+// them is proven.
+func (r *Replica) leaveDoubtful(ctx context.Context, tx *tx, refs [][]byte, doubts []*ledger.Target) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	if err := r.openReviews(ctx, tx, doubts); err != nil {
+		return err
+	}
+	_, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.error_code = ?, p.due_at = ?`, refsJSON(refs), ledger.ReasonAmbiguous, tx.now.Add(ledger.GapRecheck))
+	return err
+}
+
+// closeVerified ends cases: of a proven erasure the facts go, and what of them was to be read back. Where persons are found by
+// match keys the rows that they were stay known: nothing else would say whose they were.
+func (r *Replica) closeVerified(ctx context.Context, tx *tx, refs [][]byte, found bool) error {
 	list := refsJSON(refs)
-	_, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.state = 'verified', p.wait = 'none', p.verified_at = ?, p.work = NULL, p.due_at = NULL,
-		p.error_code = NULL`, list, tx.now)
+	_, err := r.write(ctx, tx, `UPDATE `+caseTables+` SET p.state = 'verified', p.wait = 'none', p.verified_at = ?, p.work = CASE WHEN ? THEN p.work END,
+		p.due_at = NULL, p.error_code = NULL`, list, tx.now, found)
 	if err != nil {
 		return err
 	}
@@ -326,6 +354,8 @@ func (r *Replica) closeVerified(ctx context.Context, tx *tx, refs [][]byte) erro
 	if err != nil {
 		return err
 	}
-	_, err = r.write(ctx, tx, `DELETE b FROM `+refsTable+` STRAIGHT_JOIN {p}readback b ON b.ref = UNHEX(v.ref)`, list)
-	return err
+	if _, err = r.write(ctx, tx, `DELETE b FROM `+refsTable+` STRAIGHT_JOIN {p}readback b ON b.ref = UNHEX(v.ref)`, list); err != nil {
+		return err
+	}
+	return r.leaveTombstones(ctx, tx, list)
 }
