@@ -28,11 +28,14 @@ func (r *Replica) writePasses(ctx context.Context, tx *tx, u *ledger.Unit) (err 
 	for _, p := range u.PassRows() {
 		if !p.Begin {
 			run(sqlEndPass, tx.now, p.Full, p.Full, tx.now, p.RunID, p.Part)
-			r.lookAgain(run, tx.now, p.Part)
+			r.lookAgain(run, tx.now)
 			continue
 		}
 		run(`INSERT INTO {p}pass (run_id, part, whole, named, begin_order, began_at) VALUES (?, ?, ?, ?, ?, ?)
 			ON DUPLICATE KEY UPDATE part = {p}pass.part`, p.RunID, p.Part, p.Full, p.Named, p.Order[:], tx.now)
+		if p.Full && p.Named {
+			run(`INSERT INTO {p}meta (k, v) VALUES ('`+ledger.MetaNeedsPass+`', ?) ON DUPLICATE KEY UPDATE k = {p}meta.k`, p.RunID)
+		}
 		run(`UPDATE {p}pass SET compared_at = ? WHERE part = ? AND run_id <> ? AND ended_at IS NULL AND compared_at IS NULL AND begin_order < ?`,
 			tx.now, p.Part, p.RunID, p.Order[:])
 	}
@@ -56,12 +59,12 @@ const sqlEndPass = `
 		whole = whole AND ?, compared_at = CASE WHEN compared_at IS NULL AND named AND whole AND ? THEN NULL ELSE COALESCE(compared_at, ?) END
 	WHERE run_id = ? AND part = ?`
 
-// lookAgain makes due what waits for the end of a gap or of the first pass: whether it has to wait longer, because of another
-// partition, is seen then.
-func (r *Replica) lookAgain(run func(statement string, args ...any), now time.Time, part int32) {
-	run(`UPDATE {p}pending SET due_at = ? WHERE part = ? AND state = 'applied' AND wait = 'gap' AND due_at > ?`, now, part, now)
-	run(`UPDATE {p}readback SET due_at = ? WHERE part = ? AND error_code IN ('`+ledger.ReasonGap+`', '`+ledger.ReasonIncomplete+`')
-		AND due_at > ? AND due_at < '`+never+`'`, now, part, now)
+// lookAgain makes due what waits for the end of a gap or of the first pass, in every partition, because this one may be the
+// last: whether it has to wait longer is seen then.
+func (r *Replica) lookAgain(run func(statement string, args ...any), now time.Time) {
+	run(`UPDATE {p}pending SET due_at = ? WHERE state = 'applied' AND wait = 'gap' AND due_at > ?`, now, now)
+	run(`UPDATE {p}readback SET due_at = ? WHERE error_code IN ('`+ledger.ReasonGap+`', '`+ledger.ReasonIncomplete+`')
+		AND due_at > ? AND due_at < '`+never+`'`, now, now)
 }
 
 // sqlIncomplete: no whole pass has ended in some partition.
@@ -69,8 +72,7 @@ const sqlIncomplete = `EXISTS (SELECT 1 FROM {p}partition p WHERE NOT EXISTS (
 	SELECT 1 FROM {p}pass x WHERE x.part = p.part AND x.whole AND x.named AND x.ended_at IS NOT NULL))`
 
 // sqlUnproven: the replica is incomplete, and has to be complete; see ledger.MetaNeedsPass.
-const sqlUnproven = `SELECT ` + sqlIncomplete + ` AND (EXISTS (SELECT 1 FROM {p}meta WHERE k = '` + ledger.MetaNeedsPass + `')
-	OR EXISTS (SELECT 1 FROM {p}pass WHERE whole AND named))`
+const sqlUnproven = `SELECT ` + sqlIncomplete + ` AND EXISTS (SELECT 1 FROM {p}meta WHERE k = '` + ledger.MetaNeedsPass + `')`
 
 // mayVerify asks what keeps anything of this replica from being called verified: open gaps, and that no pass has shown who is
 // in the source.
