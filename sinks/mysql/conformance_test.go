@@ -21,7 +21,7 @@ type harness struct{ flavor string }
 
 // New implements sinktest.Harness: the mapping of leads(), as the suite wants it.
 func (h harness) New(t *testing.T, s sinktest.Setup) sinktest.Instance {
-	return &instance{world: newWorld(t, h.flavor, func(c *config.Replica) {
+	i := &instance{world: newWorld(t, h.flavor, func(c *config.Replica) {
 		c.Mode = s.Mode
 		c.Erase.CoolOff = s.CoolOff
 		c.Breaker = config.Breaker{NewCases: s.NewCases, Window: s.Window}
@@ -32,6 +32,8 @@ func (h harness) New(t *testing.T, s sinktest.Setup) sinktest.Instance {
 			c.Erase = config.Erase{}
 		}
 	})}
+	i.exec(`DELETE FROM lethe_partition`) // the suite's log has another number of partitions
+	return i
 }
 
 type instance struct{ *world }
@@ -76,6 +78,15 @@ func (i *instance) Refuse(crmKey string, refuse bool) {
 		i.exec(`CREATE TRIGGER refuse BEFORE UPDATE ON contact FOR EACH ROW
 			BEGIN IF OLD.crm_id = ` + crmKey + ` THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF; END`)
 	}
+}
+
+// Absent implements sinktest.Instance.
+func (i *instance) Absent() (n int) {
+	i.Helper()
+	if err := i.db.QueryRowContext(i.ctx, `SELECT COUNT(*) FROM lethe_finding WHERE kind = 'absent'`).Scan(&n); err != nil {
+		i.Fatal(err)
+	}
+	return n
 }
 
 // Encode implements sinktest.Instance.

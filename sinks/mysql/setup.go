@@ -280,7 +280,7 @@ var runPrivileges = [][2]string{
 	{"decision", "SELECT, INSERT, UPDATE"},
 	{"gap", "SELECT, INSERT, UPDATE"},
 	{"pass", "SELECT, INSERT, UPDATE"},
-	{"seen", "SELECT, INSERT, DELETE"},
+	{"seen", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact_key", "SELECT, INSERT, UPDATE, DELETE"},
 	{"contact_block", "SELECT, INSERT, UPDATE, DELETE"},

@@ -41,11 +41,14 @@ func (u *unit) queuePasses(b *pgx.Batch) {
 	for _, p := range u.PassRows() {
 		if !p.Begin {
 			b.Queue(l.sql(sqlEndPass), p.RunID, p.Part, p.Full)
-			u.queueLookAgain(b, p.Part)
+			u.queueLookAgain(b)
 			continue
 		}
 		b.Queue(l.sql(`INSERT INTO {s}.pass (run_id, part, whole, named, begin_order) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`),
 			p.RunID, p.Part, p.Full, p.Named, p.Order[:])
+		if p.Full && p.Named {
+			b.Queue(l.sql(`INSERT INTO {s}.meta (k, v) VALUES ('`+ledger.MetaNeedsPass+`', $1) ON CONFLICT DO NOTHING`), p.RunID)
+		}
 		b.Queue(l.sql(`UPDATE {s}.pass SET compared_at = now()
 			WHERE part = $2 AND run_id <> $1 AND ended_at IS NULL AND compared_at IS NULL AND begin_order < $3`), p.RunID, p.Part, p.Order[:])
 	}
@@ -67,12 +70,12 @@ const sqlEndPass = `
 		compared_at = CASE WHEN compared_at IS NULL AND named AND whole AND $3 THEN NULL ELSE coalesce(compared_at, now()) END
 	WHERE run_id = $1 AND part = $2`
 
-// queueLookAgain makes due what waits for the end of a gap or of the first pass: whether it has to wait longer, because of
-// another partition, is seen then.
-func (u *unit) queueLookAgain(b *pgx.Batch, part int32) {
-	b.Queue(u.r.ledger.sql(`UPDATE {s}.pending SET due_at = now() WHERE part = $1 AND state = 'applied' AND wait = 'gap' AND due_at > now()`), part)
-	b.Queue(u.r.ledger.sql(`UPDATE {s}.readback SET due_at = now() WHERE part = $1 AND error_code IN ('`+ledger.ReasonGap+`', '`+ledger.ReasonIncomplete+
-		`') AND due_at > now() AND due_at < 'infinity'`), part)
+// queueLookAgain makes due what waits for the end of a gap or of the first pass, in every partition, because this one may be the
+// last: whether it has to wait longer is seen then.
+func (u *unit) queueLookAgain(b *pgx.Batch) {
+	b.Queue(u.r.ledger.sql(`UPDATE {s}.pending SET due_at = now() WHERE state = 'applied' AND wait = 'gap' AND due_at > now()`))
+	b.Queue(u.r.ledger.sql(`UPDATE {s}.readback SET due_at = now() WHERE error_code IN ('` + ledger.ReasonGap + `', '` + ledger.ReasonIncomplete +
+		`') AND due_at > now() AND due_at < 'infinity'`))
 }
 
 // sqlIncomplete: no whole pass has ended in some partition.
@@ -80,8 +83,7 @@ const sqlIncomplete = `EXISTS (SELECT FROM {s}.partition p WHERE NOT EXISTS (
 	SELECT FROM {s}.pass x WHERE x.part = p.part AND x.whole AND x.named AND x.ended_at IS NOT NULL))`
 
 // sqlUnproven: the replica is incomplete, and has to be complete; see ledger.MetaNeedsPass.
-const sqlUnproven = `SELECT ` + sqlIncomplete + ` AND (EXISTS (SELECT FROM {s}.meta WHERE k = '` + ledger.MetaNeedsPass + `')
-	OR EXISTS (SELECT FROM {s}.pass WHERE whole AND named))`
+const sqlUnproven = `SELECT ` + sqlIncomplete + ` AND EXISTS (SELECT FROM {s}.meta WHERE k = '` + ledger.MetaNeedsPass + `')`
 
 // mayVerify asks what keeps anything of this replica from being called verified: open gaps, and that no pass has shown who is
 // in the source.

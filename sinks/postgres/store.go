@@ -242,7 +242,7 @@ func (u *unit) queueGap(b *pgx.Batch, part int32, g *schema.Gap) {
 	}
 	b.Queue(u.r.ledger.sql(statement), g.GapID, part, g.Cause, g.From[:], g.To[:])
 	if !g.Opened {
-		u.queueLookAgain(b, part)
+		u.queueLookAgain(b)
 	}
 }
 
