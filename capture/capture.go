@@ -156,6 +156,12 @@ type EpochKeeper interface {
 	KeepEpochs(epochs []Epoch) error
 }
 
+// Follower is implemented by a Handler that wants to know that the Source reads the log, which may be long before the first
+// transaction. Follows is called once in a Run, by the goroutine of the other calls or before them.
+type Follower interface {
+	Follows()
+}
+
 // Source reads the log of one primary database.
 type Source interface {
 	// Run streams from the checkpoint (nil: from where the slot stands; without a position: from Identity.Start) until ctx

@@ -45,9 +45,8 @@ func (o *PassOptions) validate() error {
 // takeUp finds what to do: the pass that was being made, the oldest request, or what the schedule asks for.
 func (x *passer) takeUp(ctx context.Context, book *PassBook) (*Pass, error) {
 	last := book.Pass
-	x.emitMu.Lock()
 	x.ordinal = ordinalBehind(last)
-	x.emitMu.Unlock()
+	x.given.Store(x.ordinal)
 	if last.Live() {
 		p := last.clone()
 		if i := slices.IndexFunc(book.Requests, func(r PassRequest) bool { return r.ID == p.Request.ID }); i >= 0 {

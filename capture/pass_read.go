@@ -239,13 +239,17 @@ func (x *passer) yield(ctx context.Context) error {
 
 // row makes the events of one row.
 func (x *passer) row(ctx context.Context, commit seenCommit, c *Change) error {
+	if err := x.emitting.take(ctx); err != nil {
+		return err
+	}
+	defer x.emitting.leave()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	x.emitMu.Lock()
-	defer x.emitMu.Unlock()
 	x.at(commit)
-	return x.s.apply(&x.assembly, c)
+	err := x.s.apply(&x.assembly, c)
+	x.given.Store(x.ordinal)
+	return err
 }
 
 // waits shows what the pass waits for.
@@ -257,8 +261,10 @@ func (x *passer) waits(why string) {
 // sight returns the newest commit that the stream has handed over. It sees to it that the stream is not far behind: a mark
 // that is older than markEvery is followed by another one, which the stream has to pass first.
 func (x *passer) sight(ctx context.Context) (seenCommit, error) {
-	x.markMu.Lock()
-	defer x.markMu.Unlock()
+	if err := x.marking.take(ctx); err != nil {
+		return seenCommit{}, err
+	}
+	defer x.marking.leave()
 	if time.Since(x.markedAt) < markEvery {
 		return x.s.newest(), nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -29,11 +30,13 @@ type passer struct {
 	pass    *Pass      // as far as Kafka has acknowledged
 	unsaved bool       // pass is ahead of what was saved
 
-	emitMu   sync.Mutex // one row at a time
-	assembly            // guarded by emitMu
+	emitting turn // one row at a time: it may have to wait for room
+	assembly      // belongs to whose turn it is to emit
 
-	markMu   sync.Mutex // one mark at a time
-	markedAt time.Time  // when the newest mark that was passed was asked for; guarded by markMu
+	marking  turn      // one mark at a time
+	markedAt time.Time // when the newest mark that was passed was asked for; belongs to whose turn it is to mark
+
+	given atomic.Uint32 // the ordinal that comes next
 
 	pace pace
 
@@ -74,7 +77,9 @@ func (s *session) newPasser() *passer {
 	if o.Passes == nil || !ok {
 		return nil
 	}
-	x := &passer{s: s, o: o, source: source, pace: pace{perSecond: o.RowsPerSecond}}
+	x := &passer{
+		s: s, o: o, source: source, pace: pace{perSecond: o.RowsPerSecond}, emitting: make(turn, 1), marking: make(turn, 1),
+	}
 	x.assembly.init(s.p, o.Rules, o.Encoder)
 	x.event.Kind = schema.KindSnapshot
 	return x
@@ -89,7 +94,7 @@ func (x *passer) run(ctx context.Context) error {
 	retry.Reset()
 	// Before the stream runs another process may be the one that captures, and so makes the passes.
 	select {
-	case <-x.s.began:
+	case <-x.s.follows:
 	case <-ctx.Done():
 		return nil
 	}
@@ -218,9 +223,7 @@ func (x *passer) holds(commit seenCommit) error {
 
 // end publishes the end marker, then closes the gaps that the pass was asked for, and only then is it over.
 func (x *passer) end(ctx context.Context) error {
-	x.markMu.Lock()
-	x.markedAt = time.Time{} // the end stands behind everything that was committed while the pass read
-	x.markMu.Unlock()
+	x.markedAt = time.Time{} // the end stands behind everything that was committed while the pass read; the workers have ended
 	commit, err := x.sight(ctx)
 	if err != nil {
 		return err
@@ -276,6 +279,20 @@ func (x *passer) restart(ctx context.Context) error {
 	return x.save(ctx)
 }
 
+// turn is a mutex whose waiters end with their context.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turn) leave() { <-t }
+
 // hold makes pass the one in hand.
 func (x *passer) hold(pass *Pass) {
 	x.mu.Lock()
@@ -302,9 +319,7 @@ func (x *passer) show() {
 
 // save writes what Kafka has acknowledged of the pass.
 func (x *passer) save(ctx context.Context) error {
-	x.emitMu.Lock()
-	ordinal := x.ordinal
-	x.emitMu.Unlock()
+	ordinal := x.given.Load()
 	x.mu.Lock()
 	if !x.unsaved {
 		x.mu.Unlock()
@@ -361,21 +376,30 @@ func (x *passer) whole(p *Pass, begin bool) bool {
 
 // publish emits events about nobody, and returns when Kafka has them.
 func (x *passer) publish(ctx context.Context, at seenCommit, drafts ...Draft) error {
-	x.emitMu.Lock()
-	x.at(at)
-	for i := range drafts {
-		err := x.s.emit(&x.assembly, OpRead, "", x.ordinal, &drafts[i])
-		if err != nil {
-			x.emitMu.Unlock()
-			return err
-		}
-		x.ordinal++
+	if err := x.emitting.take(ctx); err != nil {
+		return err
 	}
-	x.emitMu.Unlock()
+	err := x.emitAll(at, drafts)
+	x.emitting.leave()
+	if err != nil {
+		return err
+	}
 	return x.acknowledged(ctx, x.s.note())
 }
 
-// at says in sight of which commit the next events are; the caller holds emitMu.
+func (x *passer) emitAll(at seenCommit, drafts []Draft) error {
+	x.at(at)
+	for i := range drafts {
+		if err := x.s.emit(&x.assembly, OpRead, "", x.ordinal, &drafts[i]); err != nil {
+			return err
+		}
+		x.ordinal++
+		x.given.Store(x.ordinal)
+	}
+	return nil
+}
+
+// at says in sight of which commit the next events are; the caller has the turn to emit.
 func (x *passer) at(commit seenCommit) {
 	x.position = commit.position
 	x.ordinal = max(x.ordinal, firstPassOrdinal) // it may have come round

@@ -56,11 +56,13 @@ func (a *assembly) countUp(table string, op Op) uint32 {
 	return 0
 }
 
+// Follows implements Follower.
+func (s *session) Follows() { close(s.follows) }
+
 // Begin implements Handler.
 func (s *session) Begin(tx *Transaction) error {
 	if !s.streaming {
 		s.streaming = true
-		close(s.began)
 		s.p.setState(StateStreaming, "", "")
 	}
 	s.tx, s.position = *tx, tx.Position

@@ -39,7 +39,8 @@ type session struct {
 	wake  chan struct{} // capacity 1: there may be something to send
 	hurry chan struct{} // capacity 1: do not linger
 	never chan struct{} // is never closed
-	began chan struct{} // closed at the first transaction
+	// follows is closed when the source reads the log.
+	follows chan struct{}
 
 	seen  seenCommit    // the newest commit that the source handed over; guarded by mu
 	moved chan struct{} // closed when seen moves; nil: nobody waits; guarded by mu
@@ -144,7 +145,7 @@ func (p *Pipeline) runFrom(ctx context.Context, c *Checkpoint) error {
 		saving:    make(chan struct{}, 1),
 		hurry:     make(chan struct{}, 1),
 		never:     make(chan struct{}),
-		began:     make(chan struct{}),
+		follows:   make(chan struct{}),
 	}
 	s.assembly.init(p, p.o.Rules, p.o.Encoder)
 	s.seen = seenCommit{position: c.Position, committedAt: c.CommittedAt}

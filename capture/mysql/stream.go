@@ -95,6 +95,9 @@ func (s *Source) stream(ctx context.Context, start *startPoint, h capture.Handle
 	defer s.setStreams("")
 	streamer, err := st.dump(b, start)
 	if err == nil {
+		if f, ok := h.(capture.Follower); ok {
+			f.Follows()
+		}
 		_, err = streamer.GetEvent(ctx) // nothing but the end comes this way
 		err = st.dumpError(err)
 	}

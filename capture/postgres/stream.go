@@ -97,6 +97,9 @@ func (s *Source) start(ctx context.Context, conn *replicationConn, start startPo
 	}
 	st.throttle, _ = h.(capture.Throttle)
 	s.visible.begins()
+	if f, ok := h.(capture.Follower); ok {
+		f.Follows()
+	}
 	// What an earlier Run acknowledged may be of a history that is no more.
 	s.acked.Store(0)
 	return st, nil

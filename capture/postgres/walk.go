@@ -117,15 +117,22 @@ func (s *Source) planWalk(ctx context.Context, conn *pgx.Conn, name string) (*wa
 	for _, k := range key {
 		columns = append(columns, k.name)
 	}
+	// The identity goes with them: rows are told apart by it as they are in the stream.
+	identity := t.identityColumns()
+	if t.identity != "f" {
+		columns = append(columns, identity...)
+	}
 	slices.Sort(columns)
 	columns = slices.Compact(columns)
-	w := &walk{table: &capture.Table{Name: name, OldRow: capture.OldRowFull}, oid: t.oid}
-	if err := w.describe(ctx, conn, columns); err != nil {
-		return nil, fmt.Errorf("reading the catalog about %s: %w", name, pii.DriverError(err))
+	w := &walk{table: &capture.Table{Name: name}, oid: t.oid}
+	switch {
+	case t.identity == "f":
+		w.table.OldRow = capture.OldRowFull
+	case len(identity) > 0:
+		w.table.OldRow = capture.OldRowKey
 	}
-	for i := range w.table.Columns {
-		// The rules make references to contact points of the key.
-		w.table.Columns[i].Key = slices.ContainsFunc(key, func(k keyColumn) bool { return k.name == w.table.Columns[i].Name })
+	if err := w.describe(ctx, conn, columns, identity); err != nil {
+		return nil, fmt.Errorf("reading the catalog about %s: %w", name, pii.DriverError(err))
 	}
 	if err := readable(ctx, conn, t, columns); err != nil {
 		return nil, err
@@ -178,7 +185,7 @@ func walkKey(ctx context.Context, conn *pgx.Conn, t *catalogTable) ([]keyColumn,
 }
 
 // describe finds the columns' types, with the names that they have in the stream: a domain has its base type's.
-func (w *walk) describe(ctx context.Context, conn *pgx.Conn, columns []string) error {
+func (w *walk) describe(ctx context.Context, conn *pgx.Conn, columns, identity []string) error {
 	r, err := conn.Query(ctx, `SELECT a.attname, b.oid, CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE n.nspname || '.' END || b.typname
 		FROM pg_catalog.pg_attribute a, LATERAL (
 			WITH RECURSIVE base(oid, of) AS (
@@ -196,7 +203,7 @@ func (w *walk) describe(ctx context.Context, conn *pgx.Conn, columns []string) e
 		if known := builtinTypes[base]; known != "" {
 			typeName = known
 		}
-		w.table.Columns = append(w.table.Columns, capture.Column{Name: name, Type: typeName})
+		w.table.Columns = append(w.table.Columns, capture.Column{Name: name, Type: typeName, Key: slices.Contains(identity, name)})
 		w.types = append(w.types, base) // as answers describe it
 		return nil
 	})
