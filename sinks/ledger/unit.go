@@ -197,10 +197,10 @@ func (u *Unit) Settle() {
 			continue
 		}
 		switch {
+		case x.Subject.Effect.Doubt() != "" && (x.Strictness == sinks.Erasure || x.Strictness == sinks.Permission):
+			x.Outcome = OutcomeAmbiguous
 		case !x.Subject.Effect.Matched:
 			x.Outcome = OutcomeNoMatch
-		case !x.Subject.Effect.Found() && (x.Strictness == sinks.Erasure || x.Strictness == sinks.Permission):
-			x.Outcome = OutcomeAmbiguous
 		case u.Core.Config.Mode == ModeObserve:
 			x.Outcome = OutcomeObserved
 		case x.Event.Kind == schema.KindSnapshot:

@@ -185,7 +185,7 @@ func (r *Replica) recheck(ctx context.Context, tx *tx, set *ledger.Set) error {
 		}
 		if !s.Effect.Matched {
 			r.metrics.Rechecks.WithLabelValues(ledger.OutcomeNoMatch).Inc()
-			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched {
+			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched && s.Effect.Ambiguous == 0 {
 				if err := r.decidedAway(ctx, tx, s, c); err != nil {
 					return err
 				}

@@ -185,7 +185,7 @@ func (r *Replica) recheck(ctx context.Context, tx pgx.Tx, set *ledger.Set) error
 		}
 		if !s.Effect.Matched {
 			r.metrics.Rechecks.WithLabelValues(ledger.OutcomeNoMatch).Inc()
-			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched { // decided: nobody's row is left
+			if c, ok := cases[s.Ref]; ok && c.Code == ledger.ReasonAmbiguous && !c.Matched && s.Effect.Ambiguous == 0 { // decided: nobody's row is left
 				if err := r.queueDoubtful(b, s, c, schema.ReceiptNoMatch, ledger.ReasonGone, gaps, now); err != nil {
 					return err
 				}
