@@ -1,10 +1,6 @@
 package ledger
 
-import (
-	"slices"
-
-	"lethe/schema"
-)
+import "lethe/schema"
 
 // What a column of config.Find says of a person.
 const (
@@ -67,11 +63,16 @@ func (t *RowTexts) Merge(o *RowTexts) {
 }
 
 // RowKeys are all match keys of a row, as this replica's tables hold them.
-func (c *Core) RowKeys(t *RowTexts) []StoredKey {
+func (c *Core) RowKeys(t *RowTexts) []StoredKey { return c.keysOf(t, false) }
+
+// keysOf makes the keys of a row; indexed leaves out those by which no row is looked up, because a scan makes millions.
+func (c *Core) keysOf(t *RowTexts, indexed bool) []StoredKey {
 	var out []StoredKey
 	add := func(keys []schema.MatchKey) {
-		for _, k := range keys {
-			out = append(out, StoredKey{Type: k.Type, KeyID: k.KeyID, NormVersion: k.NormVersion, Value: c.MatchValue(k)})
+		for i := range keys {
+			if k := &keys[i]; !indexed || Indexed(k.Type) {
+				out = append(out, StoredKey{Type: k.Type, KeyID: k.KeyID, NormVersion: k.NormVersion, Value: c.MatchValue(*k)})
+			}
 		}
 	}
 	for _, text := range t.Emails {
@@ -83,7 +84,7 @@ func (c *Core) RowKeys(t *RowTexts) []StoredKey {
 	if len(t.Postal) > 0 {
 		add(c.Match.Postal(t.Postal))
 	}
-	if len(t.Name) > 0 {
+	if len(t.Name) > 0 && (!indexed || t.BirthDate != "") {
 		add(c.Match.Identity(t.Name, t.BirthDate))
 	}
 	return out
@@ -92,10 +93,12 @@ func (c *Core) RowKeys(t *RowTexts) []StoredKey {
 // Indexed reports whether rows are looked up by keys of a type. Not by the strict form of an address: whoever has it has its
 // loose form too; and not by a name alone, which finds nobody. What a row found has of both is seen when it is read.
 func Indexed(keyType string) bool {
-	return slices.Contains([]string{KeyEmailLoose, KeyPhone, KeyPostal, KeyNameDOB}, keyType)
+	switch keyType {
+	case KeyEmailLoose, KeyPhone, KeyPostal, KeyNameDOB:
+		return true
+	}
+	return false
 }
 
 // IndexKeys are those of a row's match keys by which it is looked up.
-func (c *Core) IndexKeys(t *RowTexts) []StoredKey {
-	return slices.DeleteFunc(c.RowKeys(t), func(k StoredKey) bool { return !Indexed(k.Type) })
-}
+func (c *Core) IndexKeys(t *RowTexts) []StoredKey { return c.keysOf(t, true) }

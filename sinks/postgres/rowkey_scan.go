@@ -194,10 +194,11 @@ func (r *Replica) scanRows(ctx context.Context, tx pgx.Tx, m *Mapping, ft *findT
 	if err != nil {
 		return err
 	}
-	pks, keys := make(byteArray, 0, len(list)), make([]rowKey, 0, 2*len(list))
+	pks := make(byteArray, len(list))
 	for i := range list {
-		pks, keys = append(pks, list[i].id()), r.appendKeys(keys, &list[i])
+		pks[i] = list[i].id()
 	}
+	keys := r.keysOf(list, pks)
 	added, err := r.setKeys(ctx, tx, ft.table.config, pks, keys, s.run == 1)
 	if err != nil {
 		return err
