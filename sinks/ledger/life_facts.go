@@ -12,13 +12,12 @@ import (
 
 // The kinds of Noted.
 const (
-	FindingRefused  = "refused_grant"    // a permission after an erasure, or of somebody who shares a contact point with one, without evidence
-	FindingNoBasis  = "no_basis"         // a grant without purpose or legal basis
-	FindingRevived  = "revived_contact"  // a contact point came up after the erasure
-	FindingHeir     = "erased_contact"   // a new record shares a contact point with an erased person
-	FindingAbsorbed = "absorbed_erased"  // a duplicate was erased because the record that it was joined into was
-	FindingShared   = "shared_key"       // several subjects hold one contact point; counted, not stored
-	FindingUnknown  = "merge_unresolved" // duplicates were joined of whom this replica has heard nothing yet
+	FindingRefused  = "refused_grant"   // a permission after an erasure, or of somebody who shares a contact point with one, without evidence
+	FindingNoBasis  = "no_basis"        // a grant without purpose or legal basis
+	FindingRevived  = "revived_contact" // a contact point came up after the erasure
+	FindingHeir     = "erased_contact"  // a new record shares a contact point with an erased person
+	FindingAbsorbed = "absorbed_erased" // a duplicate was erased because the record that it was joined into was
+	FindingShared   = "shared_key"      // several subjects hold one contact point; counted, not stored
 )
 
 // Noted is something that somebody ought to know about a subject, for the table finding: one row for each kind and scope.
