@@ -286,6 +286,17 @@ func TestSealedParts(t *testing.T) {
 	}
 }
 
+func TestMatchKeys(t *testing.T) {
+	for name, want := range map[string]int{"contact_point": 2, "consent_change": 0} {
+		if keys, err := MatchKeys(encode(t, samples()[name])); err != nil || len(keys) != want {
+			t.Errorf("%s: %d keys, %v", name, len(keys), err)
+		}
+	}
+	if _, err := MatchKeys([]byte("no event")); !errors.Is(err, ErrMalformed) {
+		t.Errorf("no event: %v", err)
+	}
+}
+
 type edSigner struct{ private ed25519.PrivateKey }
 
 func (s edSigner) Sign(data []byte) (uint32, []byte, error) {

@@ -97,6 +97,19 @@ func SealedParts(value []byte) ([][]byte, error) {
 	return parts, nil
 }
 
+// MatchKeys gives the match keys that an event carries, without authenticating them; none for an event that is no ContactPoint. `lethe keys retire`
+// reads from them which versions a topic still needs.
+func MatchKeys(value []byte) ([]MatchKey, error) {
+	p, err := parseEvent(value, nil)
+	if err != nil {
+		return nil, err
+	}
+	if b, ok := p.ev.Body.(*ContactPoint); ok {
+		return b.Keys, nil
+	}
+	return nil, nil
+}
+
 // parsed is an event as it lies in its bytes: nothing is opened yet, nothing is to be believed yet.
 type parsed struct {
 	ev          *Event

@@ -212,12 +212,14 @@ func (u *Unit) change(s *Subject, c *Contact, ev *schema.Event, body *schema.Con
 		c.Order, c.EventID, c.Dirty = ev.Order, ev.EventID, true
 	}
 	if c.Live() {
+		news := first || wasGone || replaced
 		for _, v := range c.values(false) {
 			if first || wasGone || !slices.Contains(before, v) {
 				u.consult(s, c, v)
+				news = true // after a rotation of the match key what was withdrawn has to stand under the new version, too
 			}
 		}
-		if first || wasGone || replaced {
+		if news {
 			u.blockAll(s, c)
 		}
 	}
