@@ -122,7 +122,7 @@ func ReviewCase(ctx context.Context, cfg *config.Config, replica, id string) (*R
 	if err != nil {
 		return nil, fmt.Errorf("replica %s: %w", replica, err)
 	}
-	if out.Source, err = readSource(ctx, cfg, key); err != nil {
+	if out.Source, err = readSourceSide(ctx, cfg, key); err != nil {
 		return out, fmt.Errorf("source: %w", err)
 	}
 	return out, nil
@@ -208,8 +208,8 @@ func (q *sideQuery) side(raw []*string) ReviewSide {
 	return out
 }
 
-// readSource reads what the source says of a subject, through its own login.
-func readSource(ctx context.Context, cfg *config.Config, key []string) ([]ReviewSide, error) {
+// readSourceSide reads what the source says of a subject, through its own login.
+func readSourceSide(ctx context.Context, cfg *config.Config, key []string) ([]ReviewSide, error) {
 	if cfg.Source.MySQL != nil {
 		return readMySQLSource(ctx, &cfg.Source, key)
 	}

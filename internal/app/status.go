@@ -12,6 +12,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"lethe/capture"
+	"lethe/capture/checkpoint"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
 )
@@ -47,6 +48,7 @@ type KafkaStatus struct {
 	Error      string          `json:"error,omitempty"`
 	Checkpoint *CheckpointInfo `json:"checkpoint,omitempty"`
 	Gaps       []GapInfo       `json:"gaps,omitempty"`
+	Pass       *PassInfo       `json:"pass,omitempty"` // that is being made, or was last
 	Partitions []PartitionEnd  `json:"partitions,omitempty"`
 	Events     int64           `json:"events"` // retained in the topic
 
@@ -194,6 +196,11 @@ func readKafka(ctx context.Context, cfg *config.Config) (s KafkaStatus) {
 		}
 		s.Gaps = gapInfos(c.Gaps)
 	}
+	book, err := checkpoint.NewPasses(checkpoint.Options{Conn: conn, Source: cfg.Name}).Load(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	s.Pass = passReport(book).Pass
 	err = settled(ctx, func() error {
 		s.Partitions, err = partitionEnds(ctx, conn)
 		return err
