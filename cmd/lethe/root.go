@@ -37,7 +37,7 @@ effect, with a signed receipt for each.`,
 	root.AddCommand(
 		runCommand(g), setupCommand(g), checkCommand(g), initCommand(g), planCommand(g), statusCommand(g), casesCommand(g),
 		decisionCommand(g, "release"), decisionCommand(g, "hold"), decisionCommand(g, "cancel"), pauseCommand(g), resumeCommand(g),
-		gapCommand(g), snapshotCommand(g), deadLettersCommand(g), reviewCommand(g), keysCommand(g), uninstallCommand(g), demoCommand(g), versionCommand(g),
+		gapCommand(g), snapshotCommand(g), deadLettersCommand(g), findingsCommand(g), reviewCommand(g), keysCommand(g), uninstallCommand(g), demoCommand(g), versionCommand(g),
 	)
 	strict(root)
 	return root

@@ -45,6 +45,7 @@ type desk interface {
 	FindCase(ctx context.Context, id schema.CaseID, seal schema.AEAD) (crmKey []byte, found bool, err error)
 	DecisionOutcome(ctx context.Context, id schema.EventID) (string, error)
 	Gaps(ctx context.Context) ([]replicaGap, error)
+	Findings(ctx context.Context, limit int) ([]ledger.SubjectFinding, error)
 	Parked(ctx context.Context, done bool, limit int) ([]replicaParked, error)
 	ReplayParked(ctx context.Context, partition int32, offset int64, by string) error
 	DiscardParked(ctx context.Context, partition int32, offset int64, by string) error
@@ -53,6 +54,7 @@ type desk interface {
 	Plan(ctx context.Context, key []string) (*ReplicaPlan, error)
 	SealedUnder(ctx context.Context, id uint32, keyID func(sealed []byte) (uint32, error)) (subjects, parked int, err error)
 	SignedUnder(ctx context.Context, id uint32) (found bool, err error)
+	MatchedUnder(ctx context.Context, id, primary uint32) (contacts, blocks int, err error)
 	Status(ctx context.Context) (*Status, error)
 }
 

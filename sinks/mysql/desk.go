@@ -118,7 +118,7 @@ var errFound = errors.New("found")
 func (d *Desk) SignedUnder(ctx context.Context, id uint32) (found bool, err error) {
 	const op = "looking for receipts signed with the key"
 	var damaged error
-	err = eachRow(ctx, d.r.opts.DB, d.r.ledger.sql(`SELECT body FROM {p}receipt`), nil, func(rows *sql.Rows) error {
+	err = eachRow(ctx, d.r.opts.DB, d.r.ledger.sql(`SELECT body FROM {p}receipt WHERE state <> ?`), []any{ledger.StateReconsent}, func(rows *sql.Rows) error {
 		var body sql.RawBytes
 		if err := rows.Scan(&body); err != nil {
 			return err
@@ -163,6 +163,9 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 		return nil, classify(op, err)
 	}
 	s.OldestProof, s.Behind = seconds(oldest), seconds(behind)
+	if err := d.r.opts.DB.QueryRowContext(ctx, d.r.ledger.sql(`SELECT `+sqlReviews)).Scan(&s.Reviews, &s.Overdue); err != nil {
+		return nil, classify(op, err)
+	}
 	if s.OpenGaps, err = column1[string](ctx, d.r.opts.DB, d.r.ledger.sql(`SELECT DISTINCT gap_id FROM {p}gap WHERE closed_at IS NULL ORDER BY gap_id`)); err != nil {
 		return nil, classify(op, err)
 	}
@@ -177,7 +180,7 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 		sql  string
 	}{
 		{&s.Erasures, `SELECT CASE WHEN observed THEN 'observed' ELSE state END AS s, COUNT(*) FROM {p}pending GROUP BY s`},
-		{&s.Waiting, `SELECT w, COUNT(*) FROM (SELECT CASE WHEN held THEN 'held' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN COALESCE(error_code, wait)
+		{&s.Waiting, `SELECT w, COUNT(*) FROM (SELECT CASE WHEN held THEN 'held' WHEN error_code = 'ambiguous' THEN 'review' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN COALESCE(error_code, wait)
 			ELSE wait END AS w FROM {p}pending WHERE state <> 'verified') x GROUP BY w`},
 		{&s.Errors, `SELECT error_code, COUNT(*) FROM {p}pending WHERE error_code IS NOT NULL GROUP BY error_code`},
 	} {

@@ -122,7 +122,7 @@ func (d *Desk) SealedUnder(ctx context.Context, id uint32, keyID func(sealed []b
 // SignedUnder reports whether a receipt of this replica is signed with a key of its proof keyset.
 func (d *Desk) SignedUnder(ctx context.Context, id uint32) (found bool, err error) {
 	const op = "looking for receipts signed with the key"
-	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`SELECT body FROM {s}.receipt ORDER BY made_at`))
+	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`SELECT body FROM {s}.receipt WHERE state <> $1 ORDER BY made_at`), ledger.StateReconsent)
 	if err != nil {
 		return false, classify(op, err)
 	}
@@ -161,6 +161,9 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 		s.Paused, s.PausedBy = true, *pausedBy
 	}
 	s.OldestProof, s.Behind = seconds(oldest), seconds(behind)
+	if err := d.r.opts.Pool.QueryRow(ctx, d.r.ledger.sql(`SELECT `+sqlReviews)).Scan(&s.Reviews, &s.Overdue); err != nil {
+		return nil, classify(op, err)
+	}
 	if s.Places, err = d.r.Places(ctx); err != nil {
 		return nil, err
 	}
@@ -172,7 +175,7 @@ func (d *Desk) Status(ctx context.Context) (*ledger.Status, error) {
 		sql  string
 	}{
 		{&s.Erasures, `SELECT CASE WHEN observed THEN 'observed' ELSE state END, count(*) FROM {s}.pending GROUP BY 1`},
-		{&s.Waiting, `SELECT CASE WHEN held THEN 'held' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN coalesce(error_code, wait) ELSE wait END, count(*)
+		{&s.Waiting, `SELECT CASE WHEN held THEN 'held' WHEN error_code = 'ambiguous' THEN 'review' WHEN NOT matched THEN 'no_row' WHEN wait = 'none' THEN coalesce(error_code, wait) ELSE wait END, count(*)
 			FROM {s}.pending WHERE state <> 'verified' GROUP BY 1`},
 		{&s.Errors, `SELECT error_code, count(*) FROM {s}.pending WHERE error_code IS NOT NULL GROUP BY 1`},
 	} {
