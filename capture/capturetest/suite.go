@@ -51,6 +51,8 @@ type Dialect struct {
 	BigText string
 	// MappedOnly is set for a Source that reads the needed columns only; all others are absent.
 	MappedOnly bool
+	// Server is the server's line of a source in the config; empty: one of PostgreSQL.
+	Server string
 	// Garbage is how many bytes the Source's library may allocate, and leave, for a transaction of 100,000 rows of a
 	// hundred bytes; 0: as little as nothing.
 	Garbage uint64
@@ -91,6 +93,9 @@ func Run(t *testing.T, d Dialect, open func(testing.TB) *Env) {
 		{"read refused", testReadRefused},
 		{"read what was streamed", testReadSees},
 		{"ask", testAsk},
+		{"pass over every state", testPassStates},
+		{"pass under change", testPassUnderChange},
+		{"pass taken up", testPassTakenUp},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			env, d := open(t), d

@@ -191,7 +191,7 @@ func (e *env) conformance() *capturetest.Env {
 func TestConformance(t *testing.T) {
 	for _, flavor := range testFlavors {
 		t.Run(flavor, func(t *testing.T) {
-			d := capturetest.Dialect{BigText: "longtext", MappedOnly: true, Garbage: 20 << 20}
+			d := capturetest.Dialect{BigText: "longtext", MappedOnly: true, Garbage: 20 << 20, Server: `mysql: {dsn: "lethe@tcp(db)/crm"}`}
 			capturetest.Run(t, d, func(tb testing.TB) *capturetest.Env {
 				return newEnv(tb, testenv.SharedMySQL(tb, flavor)).conformance()
 			})
