@@ -286,7 +286,7 @@ func FuzzExpression(f *testing.F) {
 		if err != nil {
 			return
 		}
-		engine := &Engine{}
+		engine := &Engine{notices: &notices{}}
 		engine.notices.init(map[string]*plan{table.Name: p})
 		x := newRow()
 		if err := x.reset(engine, b, &capture.Transaction{}, &capture.Change{Op: capture.OpInsert, Table: table, New: row}); err != nil {
