@@ -24,7 +24,7 @@ var (
 	}
 	evidenceNames = names{"E0", "E1", "E2", "E3", "E4"}
 	channelNames  = names{"email", "sms", "phone_human", "phone_automated", "postal", "push", "social_match"}
-	aspectNames   = names{AspectCompleteness, AspectGate, AspectRequest, AspectRevived}
+	aspectNames   = names{AspectCompleteness, AspectGate, AspectRequest, AspectRevived, AspectPresent}
 )
 
 // Channels are the values of ConsentChange.Channel, and of no other.

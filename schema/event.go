@@ -226,6 +226,7 @@ const (
 	AspectGate         = "gate"         // the checks that must hold before phase 2
 	AspectRequest      = "request"      // the person's request is on file
 	AspectRevived      = "revived"      // the row left the erased state again; Satisfied says that it is over
+	AspectPresent      = "present"      // a pass has read the subject's own row, of which nothing else is to be said
 )
 
 // SourceReport says what a read-back of the source saw of one subject's case. The header carries the case.

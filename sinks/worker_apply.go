@@ -149,6 +149,9 @@ func wakesChores(r *Record) bool {
 	if r.Event == nil {
 		return true
 	}
+	if body, ok := r.Event.Body.(*schema.SourceReport); ok && body.Aspect == schema.AspectPresent {
+		return false // a pass has as many as there are people
+	}
 	switch r.Event.Body.Type() {
 	case schema.TypeHeartbeat, schema.TypeConsentChange, schema.TypeContactPoint:
 		return false

@@ -22,6 +22,7 @@ type binding struct {
 	table    *capture.Table
 	kinds    []kind // by column
 	subject  []int
+	own      bool  // the table is the subjects' own
 	identity []int // empty: the event ids take the subject's columns
 	// contactKey names the columns of contact references; nil: the table has no contact points.
 	contactKey []string
@@ -45,7 +46,7 @@ func (b *binding) rulesOf(op capture.Op) []rule {
 }
 
 func newBinding(p *plan, t *capture.Table) (*binding, error) {
-	b := &binding{table: t, kinds: make([]kind, len(t.Columns))}
+	b := &binding{table: t, own: p.own, kinds: make([]kind, len(t.Columns))}
 	for i, c := range t.Columns {
 		b.kinds[i] = kindOf(c.Type)
 		if c.Key && t.OldRow == capture.OldRowKey {

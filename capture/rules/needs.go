@@ -25,7 +25,7 @@ func Needs(cfg *config.Source) (map[string]TableNeeds, error) {
 	}
 	all := make(map[string]TableNeeds, len(plans))
 	for table, p := range plans {
-		n := TableNeeds{SubjectColumns: slices.Clone(p.subject)}
+		n := TableNeeds{SubjectColumns: slices.Clone(p.subject), ReadsRows: p.own} // a pass shows who is there
 		for _, s := range p.rules {
 			s.needs(&n)
 			n.ReadsRows = n.ReadsRows || readsRows(s)

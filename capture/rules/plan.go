@@ -15,6 +15,7 @@ import (
 type plan struct {
 	subject     []string // the columns that hold the CRM key
 	subjectPath string
+	own         bool // the subjects' own table
 	rules       []spec
 }
 
@@ -110,6 +111,7 @@ func (p *planner) erasures() {
 		return schema.SubjectErasure{Ground: p.cfg.Erased.Ground, Phase2: phase2, Marker: marker}
 	}
 	subject := p.plan(p.cfg.Subject.Table)
+	subject.own = true
 	if p.cfg.Erased.When != "" {
 		subject.rules = append(subject.rules, &erasedSpec{
 			name: RuleErasedWhen, when: p.expression("source.erased.when", p.cfg.Erased.When), body: body(false),

@@ -45,6 +45,7 @@ const (
 	RuleIdentityMoved  = "identity.moved"
 	RuleIdentityDelete = "identity.delete"
 	RuleMerged         = "merged"
+	RulePresent        = "present" // of a pass: the subject's own row is there
 	RuleTruncate       = "truncate"
 	RuleHeartbeat      = "heartbeat"
 )
@@ -76,6 +77,7 @@ type Engine struct {
 	x         row
 	gap       schema.Gap
 	heartbeat schema.Heartbeat
+	report    schema.SourceReport
 }
 
 var _ capture.Ruler = (*Engine)(nil)
@@ -196,7 +198,8 @@ func (e *Engine) Apply(tx *capture.Transaction, c *capture.Change, out []Draft) 
 		e.last = b
 	}
 	rules := b.rulesOf(c.Op)
-	if len(rules) == 0 {
+	shows := c.Op == capture.OpRead && b.own
+	if len(rules) == 0 && !shows {
 		return out, nil
 	}
 	x := &e.x
@@ -210,6 +213,11 @@ func (e *Engine) Apply(tx *capture.Transaction, c *capture.Change, out []Draft) 
 			// Half of a change must not be published: with the rest it would get other ids after the fault is mended.
 			return out[:given], err
 		}
+	}
+	if shows && len(out) == given {
+		// Whom a pass does not show is taken for absent, so it has to show everybody.
+		e.report = schema.SourceReport{Aspect: schema.AspectPresent, Satisfied: true, CheckedAt: tx.CommittedAt}
+		return x.draft(out, RulePresent, after, &e.report)
 	}
 	return out, nil
 }
