@@ -37,8 +37,12 @@ names no person: its id is derived with a key.`,
 			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR\tPASS", func(w io.Writer) {
 				for i := range list {
 					c := &list[i]
+					due := moment(c.Due)
+					if c.Overdue {
+						due += " (overdue)"
+					}
 					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", c.Case, c.Replica, c.State, c.WaitsFor(), dash(c.Receipt), moment(c.Since),
-						moment(c.Due), c.Attempts, dash(c.ErrorCode), dash(c.Run)) // table reports the first failure
+						due, c.Attempts, dash(c.ErrorCode), dash(c.Run)) // table reports the first failure
 				}
 			})
 			codes := map[string]bool{}

@@ -154,6 +154,9 @@ func printPasses(b *strings.Builder, r *app.ReplicaStatus) {
 	case r.Incomplete:
 		b.WriteString("  incomplete: no pass over the whole source has ended here yet; who was there before Lethe may not be known (`lethe snapshot`)\n")
 	}
+	if r.Reviews > 0 {
+		fmt.Fprintf(b, "  reviews %d (%d overdue): rows of which a person has to say whether they are somebody (`lethe review list`)\n", r.Reviews, r.Overdue)
+	}
 	if r.Absent > 0 {
 		fmt.Fprintf(b, "  absent %d: gone from the source, and nobody was told of an erasure; nothing was erased (`lethe findings`)\n", r.Absent)
 	}

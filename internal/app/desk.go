@@ -57,6 +57,7 @@ type CaseInfo struct {
 	Receipt   string    `json:"receipt,omitempty"` // state of the effective receipt
 	Since     time.Time `json:"since"`
 	Due       time.Time `json:"due,omitzero"`
+	Overdue   bool      `json:"overdue,omitempty"` // a person should have decided about a row by then
 	Attempts  int       `json:"attempts"`
 	ErrorCode string    `json:"error_code,omitempty"`
 	Run       string    `json:"run,omitempty"` // the pass that found it
@@ -75,7 +76,7 @@ func Cases(ctx context.Context, cfg *config.Config, replica string, openOnly boo
 				newest[id] = c.Since
 			}
 			out = append(out, CaseInfo{
-				Case: id, Replica: name, State: c.State, Wait: c.Wait, Receipt: c.Receipt, Since: c.Since.UTC(), Due: c.Due.UTC(), Attempts: c.Attempts,
+				Case: id, Replica: name, State: c.State, Wait: c.Wait, Receipt: c.Receipt, Since: c.Since.UTC(), Due: c.Due.UTC(), Overdue: c.Overdue, Attempts: c.Attempts,
 				ErrorCode: c.ErrorCode, Run: c.Run,
 			})
 			if c.Due.IsZero() {

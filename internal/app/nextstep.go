@@ -13,6 +13,8 @@ var nextSteps = map[string]string{
 	"residual_values":  "a mapped value was readable after phase 2: something writes it back (an ETL, a trigger); stop that, then `lethe release CASE`",
 	"breaker":          "more new cases than erase.breaker allows: look at the CRM, then `lethe release CASE`; what a pass has found, `lethe release --run RUN`",
 	"no_row":           "no row was found: it is looked up again",
+	"ambiguous":        "a person has to say whether a row is the subject: `lethe review list`; it is unusable until then",
+	"review":           "a person has to say whether a row is the subject: `lethe review list`; it is unusable until then",
 	"restored":         "the replica was restored from a backup: everything is applied again by itself",
 }
 

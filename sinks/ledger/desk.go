@@ -11,9 +11,10 @@ import (
 type Case struct {
 	ID        schema.CaseID
 	State     string // observed, suppressed, applied, verified; cancelled where only receipts tell of it
-	Wait      string // none, cool_off, decision, breaker, gap; held and no_row beat them
+	Wait      string // none, cool_off, decision, breaker, gap; held, review and no_row beat them
 	Since     time.Time
-	Due       time.Time // zero: not by itself
+	Due       time.Time // zero: not by itself; where a person has to decide about a row: until when
+	Overdue   bool      // that is over
 	Attempts  int
 	ErrorCode string
 	Receipt   string // state of the effective receipt; empty: none yet
@@ -74,6 +75,8 @@ type Status struct {
 	Blocked   int            `json:"blocked"`         // subjects that wait behind a parked event
 	Unmatched int            `json:"unmatched"`       // subjects without a row, looked up again
 	Unsent    int            `json:"unsent_receipts"` // waiting for Kafka
+	Reviews   int            `json:"reviews"`         // rows of which a person has to say whether they are a subject
+	Overdue   int            `json:"reviews_overdue"` // those of them that should have been decided
 	OpenGaps  []string       `json:"open_gaps,omitempty"`
 	// Incomplete: no whole pass has shown yet who is in the source. Where Unproven is set nothing is called verified before.
 	Incomplete  bool          `json:"incomplete"`

@@ -26,6 +26,8 @@ type Counts struct {
 	Parked   int
 	Gaps     int
 	Absent   int               // subjects that the last whole pass did not show
+	Reviews  int               // rows of which a person has to say whether they are a subject
+	Overdue  int               // those of them that should have been decided
 	Unproven bool              // nothing is called verified before a whole pass has ended; see Standing.Incomplete
 	Pending  map[[2]string]int // cases by state and what they wait for
 	Receipts map[string]int    // cases by the state of their effective receipt; nil: as at the last count
@@ -35,6 +37,7 @@ type Counts struct {
 // the sum. Safe for concurrent use.
 type Gauges struct {
 	descReceipts, descUnproven, descParked, descGaps, descPending, descAbsent, descIncomplete *prometheus.Desc
+	descReviews, descOverdue                                                                  *prometheus.Desc
 
 	mu    sync.Mutex
 	next  time.Time
@@ -55,6 +58,8 @@ func NewGauges(replica string) *Gauges {
 		descGaps:     desc("lethe_gaps_open", "Gaps of the source's log that the replica knows to be open."),
 		descPending:  desc("lethe_pending", "Cases of the whole replica by state and by what they wait for.", "state", "wait"),
 		descAbsent:   desc("lethe_absent_subjects", "Subjects that the last whole pass over the source did not show. Nothing is erased because of it."),
+		descReviews:  desc("lethe_reviews_open", "Rows of which a person has to say whether they are a subject (lethe review list)."),
+		descOverdue:  desc("lethe_reviews_overdue", "Open reviews whose due date has passed: like erasures that are overdue."),
 		descIncomplete: desc("lethe_replica_incomplete",
 			"1 while nothing is called verified because no whole pass over the source has ended in every partition."),
 	}
@@ -62,7 +67,7 @@ func NewGauges(replica string) *Gauges {
 
 // Describe implements prometheus.Collector.
 func (g *Gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{g.descReceipts, g.descUnproven, g.descParked, g.descGaps, g.descPending, g.descAbsent, g.descIncomplete} {
+	for _, d := range []*prometheus.Desc{g.descReceipts, g.descUnproven, g.descParked, g.descGaps, g.descPending, g.descAbsent, g.descIncomplete, g.descReviews, g.descOverdue} {
 		ch <- d
 	}
 }
@@ -92,6 +97,8 @@ func (g *Gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge(g.descParked, float64(g.last.Parked))
 	gauge(g.descGaps, float64(g.last.Gaps))
 	gauge(g.descAbsent, float64(g.last.Absent))
+	gauge(g.descReviews, float64(g.last.Reviews))
+	gauge(g.descOverdue, float64(g.last.Overdue))
 	incomplete := 0.0
 	if g.last.Unproven {
 		incomplete = 1

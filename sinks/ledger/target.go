@@ -101,7 +101,7 @@ func NoteTargets(targets []*Target) {
 			e.Ambiguous++
 		}
 		e.Left = e.Left || t.Certain && t.Keys != 0
-		if t.Certain || t.Reach != match.Nothing {
+		if t.Certain || t.Review || t.Reach != match.Nothing {
 			e.By |= t.By
 			e.ByCRMKey = e.ByCRMKey || t.CRMKey
 		}

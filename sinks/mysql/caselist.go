@@ -35,15 +35,17 @@ var sqlEffective = `
 func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Case, error) {
 	query := `
 		SELECT p.case_id, CASE WHEN p.observed THEN 'observed' ELSE p.state END,
-			CASE WHEN p.state = 'verified' THEN 'none' WHEN p.held THEN 'held' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
-			p.opened_at AS since, CASE WHEN p.due_at < '` + never + `' THEN p.due_at END, p.attempts, COALESCE(p.error_code, ''), COALESCE(e.state, ''),
+			CASE WHEN p.state = 'verified' THEN 'none' WHEN p.held THEN 'held'
+				WHEN p.error_code = 'ambiguous' THEN 'review' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
+			p.opened_at AS since, COALESCE(o.due_at, CASE WHEN p.due_at < '` + never + `' THEN p.due_at END), COALESCE(o.due_at < UTC_TIMESTAMP(6), FALSE), p.attempts, COALESCE(p.error_code, ''), COALESCE(e.state, ''),
 			CASE WHEN p.snapshot THEN COALESCE(p.run_id, '') ELSE '' END
-		FROM {p}pending p LEFT JOIN (` + sqlEffective + `) e ON e.case_id = p.case_id`
+		FROM {p}pending p LEFT JOIN (` + sqlEffective + `) e ON e.case_id = p.case_id
+		LEFT JOIN (SELECT ref, MIN(due_at) AS due_at FROM {p}review WHERE decided_at IS NULL GROUP BY ref) o ON o.ref = p.ref AND p.error_code = 'ambiguous'`
 	if openOnly {
 		query += ` WHERE p.state <> 'verified'`
 	} else { // what was cancelled has left its receipts only
 		query += `
-		UNION ALL SELECT e.case_id, 'cancelled', 'none', e.made_at, NULL, 0, '', e.state, ''
+		UNION ALL SELECT e.case_id, 'cancelled', 'none', e.made_at, NULL, FALSE, 0, '', e.state, ''
 		FROM (` + sqlEffective + `) e LEFT JOIN {p}pending p ON p.case_id = e.case_id WHERE p.case_id IS NULL`
 	}
 	var out []ledger.Case
@@ -51,7 +53,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 		var c ledger.Case
 		var id []byte
 		var due sql.NullTime
-		err := rows.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt, &c.Run)
+		err := rows.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Overdue, &c.Attempts, &c.ErrorCode, &c.Receipt, &c.Run)
 		copy(c.ID[:], id)
 		c.Due = due.Time
 		out = append(out, c)

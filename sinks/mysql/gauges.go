@@ -21,8 +21,8 @@ func (r *Replica) countLedger(ctx context.Context) (ledger.Counts, error) {
 	var oldest sql.NullFloat64
 	err := r.opts.DB.QueryRowContext(ctx, r.ledger.sql(`SELECT (SELECT `+ageOf("MIN(opened_at)")+` FROM {p}pending WHERE state <> 'verified'),
 		(SELECT COUNT(*) FROM {p}parked WHERE done_at IS NULL), (SELECT COUNT(DISTINCT gap_id) FROM {p}gap WHERE closed_at IS NULL),
-		(SELECT COUNT(*) FROM {p}finding WHERE kind = '`+ledger.FindingAbsent+`'), (`+sqlUnproven+`)`)).
-		Scan(&oldest, &c.Parked, &c.Gaps, &c.Absent, &c.Unproven)
+		(SELECT COUNT(*) FROM {p}finding WHERE kind = '`+ledger.FindingAbsent+`'), (`+sqlUnproven+`), `+sqlReviews)).
+		Scan(&oldest, &c.Parked, &c.Gaps, &c.Absent, &c.Unproven, &c.Reviews, &c.Overdue)
 	if err != nil {
 		return c, classify(op, err)
 	}
@@ -43,6 +43,9 @@ func (r *Replica) countLedger(ctx context.Context) (ledger.Counts, error) {
 	}
 	return c, err
 }
+
+// sqlReviews counts the open reviews, and those of them that are overdue.
+const sqlReviews = `(SELECT COUNT(*) FROM {p}review WHERE decided_at IS NULL), (SELECT COUNT(*) FROM {p}review WHERE decided_at IS NULL AND due_at < UTC_TIMESTAMP(6))`
 
 // ageOf is the SQL of how many seconds ago a time is by the replica's clock.
 func ageOf(at string) string {

@@ -26,10 +26,12 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 	rows, err := d.r.opts.Pool.Query(ctx, d.r.ledger.sql(`
 		WITH effective AS (`+sqlEffective+`)
 		SELECT coalesce(p.case_id, e.case_id), CASE WHEN p.observed THEN 'observed' ELSE coalesce(p.state, 'cancelled') END,
-			CASE WHEN p.case_id IS NULL OR p.state = 'verified' THEN 'none' WHEN p.held THEN 'held' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
-			coalesce(p.opened_at, e.made_at), CASE WHEN p.due_at < 'infinity' THEN p.due_at END, coalesce(p.attempts, 0),
+			CASE WHEN p.case_id IS NULL OR p.state = 'verified' THEN 'none' WHEN p.held THEN 'held'
+				WHEN p.error_code = 'ambiguous' THEN 'review' WHEN NOT p.matched THEN 'no_row' ELSE p.wait END,
+			coalesce(p.opened_at, e.made_at), coalesce(o.due_at, CASE WHEN p.due_at < 'infinity' THEN p.due_at END), coalesce(o.due_at < now(), false), coalesce(p.attempts, 0),
 			coalesce(p.error_code, ''), coalesce(e.state, ''), CASE WHEN p.snapshot THEN coalesce(p.run_id, '') ELSE '' END
 		FROM {s}.pending p FULL JOIN effective e ON e.case_id = p.case_id
+		LEFT JOIN (SELECT ref, min(due_at) AS due_at FROM {s}.review WHERE decided_at IS NULL GROUP BY ref) o ON o.ref = p.ref AND p.error_code = 'ambiguous'
 		WHERE NOT $3 OR p.state <> 'verified' ORDER BY 4 DESC, 1 LIMIT $4`), states, ranks, openOnly, limit)
 	if err != nil {
 		return nil, classify(op, err)
@@ -37,7 +39,7 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c ledger.Case, err error) {
 		var id []byte
 		var due *time.Time
-		err = row.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Attempts, &c.ErrorCode, &c.Receipt, &c.Run)
+		err = row.Scan(&id, &c.State, &c.Wait, &c.Since, &due, &c.Overdue, &c.Attempts, &c.ErrorCode, &c.Receipt, &c.Run)
 		copy(c.ID[:], id)
 		if due != nil {
 			c.Due = *due

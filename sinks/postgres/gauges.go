@@ -23,8 +23,8 @@ func (r *Replica) countLedger(ctx context.Context) (ledger.Counts, error) {
 	err := r.opts.Pool.QueryRow(ctx, r.ledger.sql(`
 		SELECT (SELECT extract(epoch FROM now() - min(opened_at))::float8 FROM {s}.pending WHERE state <> 'verified'),
 			(SELECT count(*) FROM {s}.parked WHERE done_at IS NULL), (SELECT count(DISTINCT gap_id) FROM {s}.gap WHERE closed_at IS NULL),
-			(SELECT count(*) FROM {s}.finding WHERE kind = '`+ledger.FindingAbsent+`'), (`+sqlUnproven+`)`)).
-		Scan(&oldest, &c.Parked, &c.Gaps, &c.Absent, &c.Unproven)
+			(SELECT count(*) FROM {s}.finding WHERE kind = '`+ledger.FindingAbsent+`'), (`+sqlUnproven+`), `+sqlReviews)).
+		Scan(&oldest, &c.Parked, &c.Gaps, &c.Absent, &c.Unproven, &c.Reviews, &c.Overdue)
 	if err != nil {
 		return c, classify(op, err)
 	}

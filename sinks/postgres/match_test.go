@@ -322,7 +322,7 @@ func TestDecisionTable(t *testing.T) {
 					w.lead(id+1, "firstname=Jean", "lastname=Dupont", "street=3 rue des Lilas", "city=Lyon")
 				}
 			},
-			erased: "1" + intact + "\n2" + intact + "\n3" + intact + "\n4" + intact, states: "no_match crm_key",
+			erased: "1" + intact + "\n2" + intact + "\n3" + intact + "\n4" + intact, states: "ambiguous postal+name",
 			review: "1|erasure|postal+name\n2|erasure|postal+name\n3|erasure|postal+name\n4|erasure|postal+name",
 			object: "1|false\n2|false\n3|false\n4|false",
 		},

@@ -14,6 +14,9 @@ import (
 	"lethe/sinks/ledger"
 )
 
+// sqlReviews counts the open reviews, and those of them that are overdue.
+const sqlReviews = `(SELECT count(*) FROM {s}.review WHERE decided_at IS NULL), (SELECT count(*) FROM {s}.review WHERE decided_at IS NULL AND due_at < now())`
+
 const reviewColumns = `r.id, r.kind, p.case_id, r.person, r.evidence, r.opened_at, r.due_at, r.decided_at, coalesce(r.decided_by, ''), coalesce(r.decision, '')`
 
 func scanReview(row pgx.CollectableRow, extra ...any) (r ledger.Review, err error) {
