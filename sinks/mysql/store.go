@@ -285,6 +285,8 @@ func (r *Replica) writeSingles(ctx context.Context, tx *tx, u *ledger.Unit) (err
 		run(`INSERT INTO {p}decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = {p}decision.part`,
 			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, string(checks), d.DecidedBy, timeArg(d.DecidedAt), stored)
+		run(`INSERT INTO {p}touch (ref, part, reason, at) SELECT s.ref, s.part, ?, ? FROM {p}alias a STRAIGHT_JOIN {p}subject s ON s.ref = a.absorbed
+			WHERE a.ref = ?`, ledger.TouchConsult, tx.now, d.Ref[:])
 		stored = stored.Add(time.Microsecond)
 	}, func(g ledger.GapRow) { r.writeGap(run, tx.now, g.Part, g.Gap) })
 	return own(err)

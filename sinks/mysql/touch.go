@@ -57,6 +57,9 @@ func (r *Replica) touchSlice(ctx context.Context, places []sinks.Place, op strin
 		if err := r.consult(ctx, tx, m, set); err != nil {
 			return err
 		}
+		if err := r.followDecisions(ctx, tx, refs); err != nil {
+			return err
+		}
 		return r.spread(ctx, tx, spread)
 	})
 	return refs, err
@@ -188,6 +191,19 @@ func (r *Replica) casesOf(ctx context.Context, tx *tx, refs [][]byte) (map[ledge
 		return nil
 	})
 	return cases, waits, own(err)
+}
+
+// followDecisions has the cases of duplicates follow what was decided on that of the record that they were joined into.
+func (r *Replica) followDecisions(ctx context.Context, tx *tx, refs [][]byte) error {
+	_, err := r.write(ctx, tx, `
+		INSERT INTO {p}decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
+		SELECT LEFT(UNHEX(SHA2(CONCAT(d.event_id, p.ref), 256)), 16), p.ref, p.case_id, p.part, d.decision, d.reason, d.checks, d.decided_by,
+			d.decided_at, d.stored_at
+		FROM `+refsTable+` STRAIGHT_JOIN {p}alias a FORCE INDEX (by_absorbed) ON a.absorbed = UNHEX(v.ref)
+			STRAIGHT_JOIN {p}pending p ON p.ref = a.absorbed AND p.state = 'suppressed'
+			STRAIGHT_JOIN {p}decision d FORCE INDEX (by_ref) ON d.ref = a.ref AND d.case_id = p.case_id LEFT JOIN {p}pending o ON o.ref = a.ref
+		WHERE d.stored_at >= COALESCE(o.opened_at, p.opened_at) ON DUPLICATE KEY UPDATE part = {p}decision.part`, refsJSON(refs))
+	return err
 }
 
 // spread asks the owners of those who share a contact point or a person with some subjects to look at them. A record that was joined with one

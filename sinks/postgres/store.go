@@ -228,6 +228,8 @@ func (u *unit) queueSingles(b *pgx.Batch) {
 			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp()) ON CONFLICT DO NOTHING`),
 			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, d.Checks, d.DecidedBy, timeOrNull(d.DecidedAt))
+		b.Queue(l.sql(`INSERT INTO {s}.touch (ref, part, reason) SELECT s.ref, s.part, $2 FROM {s}.alias a JOIN {s}.subject s ON s.ref = a.absorbed
+			WHERE a.ref = $1`), d.Ref[:], ledger.TouchConsult)
 	}, func(g ledger.GapRow) { u.queueGap(b, g.Part, g.Gap) })
 }
 

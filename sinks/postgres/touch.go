@@ -58,6 +58,9 @@ func (r *Replica) touchSlice(ctx context.Context, places []sinks.Place, op strin
 		if err := r.consult(ctx, tx, m, set); err != nil {
 			return err
 		}
+		if err := r.followDecisions(ctx, tx, refs); err != nil {
+			return err
+		}
 		return r.spread(ctx, tx, spread)
 	})
 	return refs, err
@@ -177,6 +180,18 @@ func (r *Replica) casesOf(ctx context.Context, tx pgx.Tx, refs [][]byte) (map[le
 		cases[c.Ref], waits[c.Ref] = c, wait
 	}
 	return cases, waits, rows.Err()
+}
+
+// followDecisions has the cases of duplicates follow what was decided on that of the record that they were joined into.
+func (r *Replica) followDecisions(ctx context.Context, tx pgx.Tx, refs [][]byte) error {
+	_, err := tx.Exec(ctx, r.ledger.sql(`
+		INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
+		SELECT substring(sha256(d.event_id || p.ref) FROM 1 FOR 16), p.ref, p.case_id, p.part, d.decision, d.reason, d.checks, d.decided_by,
+			d.decided_at, d.stored_at
+		FROM {s}.alias a JOIN {s}.pending p ON p.ref = a.absorbed AND p.state = 'suppressed'
+			JOIN {s}.decision d ON d.ref = a.ref AND d.case_id = p.case_id LEFT JOIN {s}.pending o ON o.ref = a.ref
+		WHERE a.absorbed = ANY ($1) AND d.stored_at >= coalesce(o.opened_at, p.opened_at) ON CONFLICT DO NOTHING`), refs)
+	return err
 }
 
 // spread asks the owners of those who share a contact point or a person with some subjects to look at them. A record that was joined with one

@@ -171,6 +171,23 @@ func joinedRecords(d *driver) {
 	})
 }
 
+// joinedAndCancelled takes an erasure back that covered a duplicate.
+func joinedAndCancelled(d *driver) {
+	for _, key := range []string{"1", "2"} {
+		d.in.InsertPerson(key)
+		d.apply(d.Event(key, consent(schema.ConsentGiven)))
+	}
+	absorbed := d.IDs.SubjectRef(schema.CanonicalKey(nil, []byte("2")))
+	d.apply(d.Event("1", &schema.SubjectErasure{Marker: true}))
+	d.apply(d.Event("1", &schema.SubjectMerged{Absorbed: []schema.SubjectRef{absorbed}}))
+	d.within(10*time.Second, "the erasure of the survivor covers the absorbed", func() bool { return !d.in.ReadPerson("2").Usable })
+	d.apply(d.Event("1", decision(schema.DecisionCancel)))
+	d.within(10*time.Second, "its cancel does so too", func() bool { return d.in.ReadPerson("1").Usable && d.in.ReadPerson("2").Usable })
+	d.wantPerson("2", permittedPerson)
+	d.idle(500 * time.Millisecond) // nothing opens it again
+	d.wantPerson("2", permittedPerson)
+}
+
 // runsOut compares the end of a consent's validity with the replica's clock, at the very moment.
 func runsOut(d *driver) {
 	d.in.InsertPerson("1")

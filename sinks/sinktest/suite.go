@@ -96,6 +96,7 @@ func Run(t *testing.T, h Harness) {
 		{"who gets a known address hears of its withdrawal", erasing(time.Hour), withdrawalKnownBefore},
 		{"a new record of an erased person needs evidence", erasing(0), newRecordOfTheErased},
 		{"joined records are one person", erasing(0), joinedRecords},
+		{"a cancel covers joined records", erasing(time.Hour), joinedAndCancelled},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.test(newDriver(t, h, c.setup))
