@@ -177,13 +177,25 @@ func (m *Model) applyEvent(r *sinks.Record) (applied bool) {
 		s.parked++
 	case isFact:
 		k := modelScope{fact.Scope, fact.Contact}
-		if old, known := s.facts[k]; !known || sinks.Newer(fact, old) {
+		old, known := s.facts[k]
+		if r.Event.Kind == schema.KindSnapshot && !s.blocked && tellsNothing(fact, old, known) {
+			return false
+		}
+		if !known || sinks.Newer(fact, old) {
 			applied = true
 			s.facts[k] = fact
 			m.effects[r.Event.EventID]++
 		}
 	}
 	return applied
+}
+
+// tellsNothing reports whether what a pass has read is known.
+func tellsNothing(fact, old sinks.Fact, known bool) bool {
+	if !known {
+		return fact.State == sinks.StateLifted
+	}
+	return old.State == fact.State && old.ValidUntil.Equal(fact.ValidUntil) && old.AsOf.Equal(fact.AsOf)
 }
 
 // Park implements sinks.Applier.
