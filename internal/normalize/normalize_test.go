@@ -1,11 +1,15 @@
 package normalize
 
 import (
+	"maps"
+	"math/rand/v2"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/nyaruka/phonenumbers"
 )
 
 func TestEmail(t *testing.T) {
@@ -224,5 +228,45 @@ func TestPhoneVersionGoesWithTheLibrary(t *testing.T) {
 	}
 	if !strings.Contains(string(mod), "github.com/nyaruka/phonenumbers "+phoneLibrary+"\n") {
 		t.Errorf("go.mod has another version of phonenumbers than %s: raise PhoneVersion with it", phoneLibrary)
+	}
+}
+
+// Numbers of every region, and near misses of them, in every region: the short way is silent or gives what the library does, and for those that
+// matter it is not silent.
+func TestPlainNumbersAreTheLibrarys(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	regions := slices.Sorted(maps.Keys(phonenumbers.GetSupportedRegions()))
+	read := map[string]int{}
+	for _, region := range regions {
+		for _, kind := range []phonenumbers.PhoneNumberType{phonenumbers.MOBILE, phonenumbers.FIXED_LINE} {
+			example := phonenumbers.GetExampleNumberForType(region, kind)
+			if example == nil {
+				continue
+			}
+			for i := range 12 {
+				for _, format := range []phonenumbers.PhoneNumberFormat{phonenumbers.E164, phonenumbers.NATIONAL, phonenumbers.INTERNATIONAL} {
+					text := []byte(phonenumbers.Format(example, format))
+					for range i / 2 { // digits at random
+						if at := random.IntN(len(text)); text[at] >= '0' && text[at] <= '9' {
+							text[at] = byte('0' + random.IntN(10)) //nolint:gosec // a digit
+						}
+					}
+					for _, tried := range [][]string{{region}, {"FR"}, {"US", region}, nil} {
+						n := plainNumber(string(text), tried)
+						if n != "" && !slices.Equal(numbers(string(text), tried), []string{n}) {
+							t.Errorf("%q in %v: %s, the library %v", text, tried, n, numbers(string(text), tried))
+						}
+						if n != "" && i == 0 && tried != nil && tried[0] == region {
+							read[region]++
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, region := range []string{"FR", "DE", "GB", "BE", "CH", "ES", "RE"} {
+		if read[region] < 4 {
+			t.Errorf("%d of 6 examples of %s are read the short way", read[region], region)
+		}
 	}
 }

@@ -30,6 +30,13 @@ func Phone(s string, regions []string) []string {
 	if len(s) > maxText {
 		return nil
 	}
+	if n := plainNumber(s, regions); n != "" {
+		return []string{n}
+	}
+	return numbers(s, regions)
+}
+
+func numbers(s string, regions []string) []string {
 	var out []string
 	add := func(numbers ...string) {
 		for _, n := range numbers {
