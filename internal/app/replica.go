@@ -52,6 +52,9 @@ type desk interface {
 	Pause(ctx context.Context, by string) error
 	Resume(ctx context.Context, by string) error
 	Plan(ctx context.Context, key []string) (*ReplicaPlan, error)
+	Reviews(ctx context.Context, open bool, limit int) ([]ledger.Review, error)
+	ReviewCase(ctx context.Context, id string) (*ledger.ReviewDetail, error)
+	DecideReview(ctx context.Context, id string, same bool, by string) error
 	SealedUnder(ctx context.Context, id uint32, keyID func(sealed []byte) (uint32, error)) (subjects, parked int, err error)
 	SignedUnder(ctx context.Context, id uint32) (found bool, err error)
 	MatchedUnder(ctx context.Context, id, primary uint32) (contacts, blocks int, err error)

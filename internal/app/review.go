@@ -14,20 +14,12 @@ import (
 	"lethe/sinks/ledger"
 )
 
-// reviewer is the desk of a replica that finds people by match keys.
-type reviewer interface {
-	Reviews(ctx context.Context, open bool, limit int) ([]ledger.Review, error)
-	ReviewCase(ctx context.Context, id string) (*ledger.ReviewDetail, error)
-	DecideReview(ctx context.Context, id string, same bool, by string) error
-}
-
-// eachReviewer is eachDesk for replicas that find people by match keys; a replica that is named without doing so is an error.
-func eachReviewer(ctx context.Context, cfg *config.Config, name string, f func(replica string, r reviewer) error) error {
+// eachReviewed is eachDesk for replicas that find people by match keys; one that is named without doing so is an error.
+func eachReviewed(ctx context.Context, cfg *config.Config, name string, f func(replica string, d desk) error) error {
 	return eachDesk(ctx, cfg, name, func(replica string, d desk) error {
-		r, ok := d.(reviewer)
 		switch {
-		case ok && cfg.Replicas[replica].Find != nil:
-			return f(replica, r)
+		case cfg.Replicas[replica].Find != nil:
+			return f(replica, d)
 		case name == "":
 			return nil
 		}
@@ -86,7 +78,7 @@ func reviewInfo(replica string, r *ledger.Review) ReviewInfo {
 // decided. What could be read is returned with an error too.
 func Reviews(ctx context.Context, cfg *config.Config, replica string, all bool, limit int) ([]ReviewInfo, error) {
 	out := []ReviewInfo{}
-	err := eachReviewer(ctx, cfg, replica, func(name string, d reviewer) error {
+	err := eachReviewed(ctx, cfg, replica, func(name string, d desk) error {
 		list, err := d.Reviews(ctx, !all, limit)
 		for i := range list {
 			out = append(out, reviewInfo(name, &list[i]))
@@ -107,7 +99,7 @@ func ReviewCase(ctx context.Context, cfg *config.Config, replica, id string) (*R
 		return nil, err
 	}
 	var detail *ledger.ReviewDetail
-	err = eachReviewer(ctx, cfg, replica, func(_ string, d reviewer) (err error) {
+	err = eachReviewed(ctx, cfg, replica, func(_ string, d desk) (err error) {
 		detail, err = d.ReviewCase(ctx, id)
 		return err
 	})
@@ -137,7 +129,7 @@ func DecideReview(ctx context.Context, cfg *config.Config, replica, id string, s
 	if cfg.Replicas[replica] == nil {
 		return errNoReplica(cfg, replica)
 	}
-	return eachReviewer(ctx, cfg, replica, func(_ string, d reviewer) error { return d.DecideReview(ctx, id, same, by) })
+	return eachReviewed(ctx, cfg, replica, func(_ string, d desk) error { return d.DecideReview(ctx, id, same, by) })
 }
 
 // sideQuery reads what one table of the source says of a subject.

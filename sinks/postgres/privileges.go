@@ -49,7 +49,25 @@ func (m *Mapping) privileges(mode string) map[uint32]*privileges {
 	for i := range m.erase {
 		m.erasePrivileges(all, &m.erase[i], mode == ledger.ModeErase)
 	}
+	for i := range m.finds {
+		m.findPrivileges(all, &m.finds[i], writes)
+	}
 	return all
+}
+
+// findPrivileges are for reading by what a person is found; rows are locked while it is decided whose they are.
+func (m *Mapping) findPrivileges(all map[uint32]*privileges, ft *findTable, writes bool) {
+	p := ft.needs(all)
+	for _, c := range ft.key {
+		p.read[c.name] = true
+	}
+	for _, c := range ft.columns {
+		p.read[c.name] = true
+	}
+	if ft.changed != nil {
+		p.read[ft.changed.name] = true
+	}
+	p.locks = p.locks || writes
 }
 
 func (j join) needs(all map[uint32]*privileges) *privileges {
