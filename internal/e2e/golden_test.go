@@ -129,6 +129,7 @@ func (c *goldenCase) play(crm, replica engine) {
 	c.w = goldenWorld(c.t, c.file(fileConfig), crm, replica, c.file(fileCRM), c.file(fileCopy))
 	lethe := c.w.start()
 	lethe.waitReady(soon)
+	c.passed("")
 	c.change()
 	c.settle()
 	c.golden(fileEvents, c.events())
@@ -138,7 +139,7 @@ func (c *goldenCase) play(crm, replica engine) {
 
 // change plays the steps of change.sql. A step is one transaction in the CRM; a line that begins with "--" opens the next
 // one: "-- commit" another transaction, "-- replica" a statement in the replica, "-- wait" a condition of the replica that
-// is waited for, "-- decide cancel 1" an operator's decision on the case of customer 1.
+// is waited for, "-- decide cancel 1" an operator's decision on the case of customer 1, "-- snapshot" a pass.
 func (c *goldenCase) change() {
 	c.t.Helper()
 	step, sql := "commit", ""
@@ -147,6 +148,8 @@ func (c *goldenCase) change() {
 		switch {
 		case verb == "decide":
 			c.decide(strings.Fields(rest))
+		case verb == "snapshot":
+			c.snapshot()
 		case strings.TrimSpace(sql) == "":
 		case verb == "commit":
 			c.w.crm.commit(c.t, sql)
@@ -167,6 +170,43 @@ func (c *goldenCase) change() {
 		sql += line
 	}
 	do()
+}
+
+// snapshot asks for a pass, as `lethe snapshot` does, and waits for its end.
+func (c *goldenCase) snapshot() {
+	c.t.Helper()
+	desk, err := app.OpenPasses(c.w.ctx, c.w.cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer desk.Close()
+	id, err := desk.Ask(c.w.ctx, nil, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.passed(id)
+}
+
+// passed waits until the pass of a request has ended, or the first one of all, which nobody has to ask for.
+func (c *goldenCase) passed(request string) {
+	c.t.Helper()
+	desk, err := app.OpenPasses(c.w.ctx, c.w.cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer desk.Close()
+	testenv.Eventually(c.t, soon, func() error {
+		report, err := desk.Report(c.w.ctx)
+		switch {
+		case err != nil:
+			return err
+		case report.Pass == nil || request != "" && report.Pass.RequestID != request:
+			return errors.New("the pass has not begun")
+		case report.Pass.State != "ended" || !report.Pass.Full:
+			return fmt.Errorf("the pass is %s, full %v", report.Pass.State, report.Pass.Full)
+		}
+		return nil
+	})
 }
 
 func (c *goldenCase) decide(args []string) {
@@ -220,7 +260,8 @@ func (c *goldenCase) settle() {
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.decision where done_at is null", "0")
 	if c.w.cfg.Replicas["marketing"].Mode == "erase" {
 		c.w.want(&c.w.marketing, soon, `select count(*) from lethe.pending
-			where state <> 'verified' and matched and not held and wait in ('none', 'cool_off') and due_at < 'infinity'`, "0")
+			where state <> 'verified' and matched and not held and wait in ('none', 'cool_off') and due_at < 'infinity'
+				and coalesce(error_code, '') <> 'ambiguous'`, "0")
 	}
 }
 
@@ -266,10 +307,14 @@ func (c *goldenCase) events() string {
 	c.names = map[schema.EventID]string{}
 	out := []goldenEvent{}
 	for _, ev := range list {
-		if ev.Body.Type() == schema.TypeHeartbeat {
+		if ev.Body.Type() == schema.TypeHeartbeat || ev.Body.Type() == schema.TypePassMarker {
 			continue
 		}
-		name := fmt.Sprintf("%s %d", strings.ToLower(ev.Body.Type().String()), len(c.names)+1)
+		if ev.Kind == schema.KindSnapshot { // how often a row is read is chance; what it says is in rows.txt
+			c.names[ev.EventID] = "the pass"
+			continue
+		}
+		name := fmt.Sprintf("%s %d", strings.ToLower(ev.Body.Type().String()), len(out)+1)
 		c.names[ev.EventID] = name
 		g := goldenEvent{Event: name, Type: ev.Body.Type().String(), Rule: ev.Rule, Case: !ev.CaseID.IsZero()}
 		if !ev.SubjectRef.IsZero() {
@@ -321,6 +366,21 @@ func goldenBody(body schema.Body) map[string]any {
 	case *schema.ProcessingRestriction:
 		put("imposed", b.Imposed, true)
 		put("until", date(b.Until), !b.Until.IsZero())
+	case *schema.ContactPoint:
+		put("kind", b.Kind.String(), true)
+		put("past", true, b.Past)
+		put("removed", true, b.Removed)
+		var types []string
+		for _, k := range b.Keys {
+			types = append(types, k.Type)
+		}
+		put("keys", strings.Join(types, " "), len(types) > 0)
+	case *schema.SubjectMerged:
+		put("absorbed", len(b.Absorbed), true)
+	case *schema.SourceReport:
+		put("aspect", b.Aspect, true)
+		put("satisfied", b.Satisfied, true)
+		put("missing", b.Missing, len(b.Missing) > 0)
 	case *schema.Gap:
 		put("cause", b.Cause, true)
 		put("opened", b.Opened, true)
@@ -350,6 +410,9 @@ func (c *goldenCase) receipts() string {
 	for _, r := range c.w.receipts("marketing") {
 		if r.EventType == schema.TypeConsentChange {
 			for _, e := range r.Events {
+				if c.names[e.EventID] == "the pass" {
+					continue
+				}
 				outcome := e.Outcome
 				if outcome == "applied" || outcome == "unchanged" {
 					outcome = "taken"
