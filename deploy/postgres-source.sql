@@ -12,13 +12,13 @@
 --   publication  name of the publication                                         lethe
 --   tables       VALUES of ('schema.table', '{columns}'): the mapped columns and the replica identity's; '{}' sends all
 --   wal_limit    max_slot_wal_keep_size, set only where the server has no limit  20GB
---   passes       1 grants SELECT on the mapped columns, which only passes over the present state need   0
+--   passes       1 grants SELECT on the mapped columns, for passes over the present state and for reading back   1
 \set ON_ERROR_STOP 1
 \if :{?role} \else \set role lethe \endif
 \if :{?slot} \else \set slot lethe \endif
 \if :{?publication} \else \set publication lethe \endif
 \if :{?wal_limit} \else \set wal_limit 20GB \endif
-\if :{?passes} \else \set passes 0 \endif
+\if :{?passes} \else \set passes 1 \endif
 \if :{?tables} \else
 \set tables '(''public.customer'', ''{customer_id,last_name,first_name,national_id,birth_date,gender,qualifier_1,qualifier_2,status,blocked,ok_for_promo,no_marketing,restricted_until}'')'
 \set tables :tables ', (''public.customer_note'', ''{note_id,customer_id,note_code}'')'

@@ -58,6 +58,9 @@ const (
 	CodeSlotLost          = "slot_lost"
 	CodeSlotTwoPhase      = "slot_two_phase"
 	CodeSlotsFull         = "max_replication_slots"
+	CodeTableKeyless      = "table_without_key"
+	CodeSelectDenied      = "select_denied"
+	CodeRowSecurity       = "row_level_security"
 )
 
 // Finding is something that Check found.
@@ -285,6 +288,9 @@ func (in *inspection) tableStates(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(in.tables)) {
 		known := len(in.findings)
 		in.identityState(in.tables[name], in.o.Needs[name])
+		if err := in.passStates(ctx, in.tables[name]); err != nil {
+			return err
+		}
 		if in.pub != nil && in.pub.tables[name].list {
 			in.later = append(in.later, in.findings[known:]...)
 			in.findings = in.findings[:known]

@@ -226,7 +226,7 @@ func TestSetup(t *testing.T) {
 		odd := child
 		odd.Columns = append(slices.Clone(odd.Columns), `Odd " name`)
 		e.needs = map[string]postgres.TableNeeds{
-			"public.customer": {Columns: []string{"id", "name"}, SubjectColumns: []string{"id"}, ReadsDelete: true},
+			"public.customer": {Columns: []string{"id", "name"}, SubjectColumns: []string{"id"}, ReadsDelete: true, ReadsRows: true, Mapped: []string{"secret"}},
 			"public.email":    odd, "public.loose": child, "public.parted": child,
 		}
 		role := testenv.UniqueName("lethe")
@@ -256,9 +256,13 @@ func TestSetup(t *testing.T) {
 			`customer:id,name email:id,customer,Odd " name loose:id,customer parted:id,customer` {
 			t.Errorf("published: %s", got)
 		}
+		if _, err := newSource(t, o).PassTable(t.Context(), "public.customer"); err != nil {
+			t.Errorf("after Setup a pass is refused: %v", err)
+		}
 		testChildDeletes(t, e, o)
 		testGrown(t, e, o, setup)
 		uninstall(t, e, o)
+		e.exec(t, "DROP OWNED BY "+role)
 	})
 }
 

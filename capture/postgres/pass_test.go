@@ -336,6 +336,24 @@ func TestTablesThatAPassCannotRead(t *testing.T) {
 		if _, err := src.PassTable(t.Context(), "public.good"); err != nil {
 			t.Error(err)
 		}
+		// Check says so beforehand, and what it prints helps.
+		for table, needs := range o.Needs {
+			needs.ReadsRows = true
+			o.Needs[table] = needs
+		}
+		findings := check(t, o)
+		for _, table := range []string{"keyless", "maybe_null", "partial"} {
+			if f := find(t, findings, postgres.CodeTableKeyless, "public."+table); f.Severity != postgres.SeverityWarning {
+				t.Errorf("%s without a key is an %s: capture runs without passes", table, f.Severity)
+			}
+		}
+		e.exec(t, find(t, findings, postgres.CodeSelectDenied, "public.hidden").FixSQL...)
+		e.exec(t, find(t, findings, postgres.CodeRowSecurity, "public.guarded").FixSQL...)
+		for _, table := range []string{"hidden", "guarded"} {
+			if _, err := newSource(t, o).PassTable(t.Context(), "public."+table); err != nil {
+				t.Error(err)
+			}
+		}
 	})
 }
 

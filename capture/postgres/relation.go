@@ -21,6 +21,8 @@ type TableNeeds struct {
 	// AllowUnseenDeletes accepts that the identity does not: a DELETE arrives without the subject's columns then. Check
 	// reports it as a warning instead of an error.
 	AllowUnseenDeletes bool
+	// ReadsRows is set where a row as it is means something: passes read the table.
+	ReadsRows bool
 	// Mapped are columns that the mapping names besides: they need not be in the log, but a name that does not exist is a
 	// slip that Check tells.
 	Mapped []string

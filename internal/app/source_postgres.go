@@ -27,7 +27,7 @@ func (s *postgresSource) options() (capturepg.Options, error) {
 	for table, n := range byTable {
 		needs[table] = capturepg.TableNeeds{
 			Columns: n.Columns, OldColumns: n.OldColumns, SubjectColumns: n.SubjectColumns, ReadsDelete: n.ReadsDelete, Mapped: n.mapped,
-			Optional: n.optional,
+			Optional: n.optional, ReadsRows: n.ReadsRows,
 		}
 	}
 	pg := s.cfg.Source.Postgres
