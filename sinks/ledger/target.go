@@ -58,9 +58,9 @@ func StandIns(targets []*Target) []*Subject {
 	return slices.DeleteFunc(out, func(x *Subject) bool { return !slices.ContainsFunc(x.Claims, func(t *Target) bool { return !t.Rival }) })
 }
 
-// Report brings what the statements did to stand-ins back to their subjects. What a cancel restores goes to one subject
+// Credit brings what the statements did to stand-ins back to their subjects. What a cancel restores goes to one subject
 // alone, of those that phase 1 is done for.
-func Report(standIns []*Subject) {
+func Credit(standIns []*Subject) {
 	for _, x := range standIns {
 		undo := x.Effect.Undo
 		for i := range undo {

@@ -39,7 +39,7 @@ func (e *effects) runFound(ctx context.Context, tx *tx, list []*ledger.Subject) 
 			return err
 		}
 	}
-	ledger.Report(standIns)
+	ledger.Credit(standIns)
 	return nil
 }
 
@@ -207,7 +207,7 @@ func (r *Replica) destroyFound(ctx context.Context, tx *tx, m *Mapping, cases []
 	if err := r.closeReviews(ctx, tx, list, targets); err != nil {
 		return err
 	}
-	ledger.Report(standIns)
+	ledger.Credit(standIns)
 	return nil
 }
 

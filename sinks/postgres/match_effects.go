@@ -46,7 +46,7 @@ func (e *effects) runFound(ctx context.Context, tx runner, list []*ledger.Subjec
 			return err
 		}
 	}
-	ledger.Report(standIns)
+	ledger.Credit(standIns)
 	return nil
 }
 
@@ -161,7 +161,7 @@ func (r *Replica) eraseFound(ctx context.Context, tx pgx.Tx, m *Mapping, e *effe
 	if err := send(ctx, tx, b); err != nil {
 		return err
 	}
-	ledger.Report(standIns)
+	ledger.Credit(standIns)
 	return nil
 }
 
