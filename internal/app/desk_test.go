@@ -196,8 +196,25 @@ func (w *world) retire(t *testing.T) {
 			t.Errorf("retiring %s: %v", set, err)
 		}
 	}
-	if err := keys.Retire(cfg.Keys.Dir, "match", old["match"], app.KeyInUse(t.Context(), cfg, "match")); err != nil {
-		t.Errorf("nothing is stored under a match key, and: %v", err)
+	hold := func(id uint32, value string) {
+		w.pg.Exec(t, "marketing", fmt.Sprintf(`INSERT INTO lethe.contact_key (ref, contact_ref, value, type, key_id, norm_version, standing)
+			VALUES ('r', 'c', '%s', 'email_strict', %d, 1, 'live')`, value, id))
+	}
+	hold(old["match"], "a")
+	if err := keys.Retire(cfg.Keys.Dir, "match", old["match"], app.KeyInUse(t.Context(), cfg, "match")); err == nil ||
+		!strings.Contains(err.Error(), "replica marketing: 1 contact points") {
+		t.Errorf("a contact point is known under the old key alone: %v", err)
+	}
+	list, err = keys.List(cfg.Keys.Dir)
+	for _, set := range list {
+		for _, k := range set.Keys {
+			if set.Name == "match" && k.Primary {
+				hold(k.ID, "b")
+			}
+		}
+	}
+	if err := errors.Join(err, keys.Retire(cfg.Keys.Dir, "match", old["match"], app.KeyInUse(t.Context(), cfg, "match"))); err != nil {
+		t.Errorf("every contact point is known under the new key, and: %v", err)
 	}
 	for _, db := range []string{"marketing", "reporting"} {
 		w.pg.Exec(t, db, "UPDATE lethe.subject SET sealed_key = NULL")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/segmentio/kafka-go"
@@ -25,7 +26,9 @@ func KeyInUse(ctx context.Context, cfg *config.Config, keyset string) keys.InUse
 		if replica, ok := strings.CutPrefix(keyset, "proof-"); ok {
 			return proofInUse(ctx, cfg, replica, id)
 		}
-		// No value under a match key is stored by this version: contact points are a later one's.
+		if keyset == "match" {
+			return matchInUse(ctx, cfg, id)
+		}
 		return "", nil
 	}
 }
@@ -46,6 +49,66 @@ func sealInUse(ctx context.Context, cfg *config.Config, id uint32) (string, erro
 			return fmt.Sprintf("replica %s: %d parked events (`lethe dead-letters list`)", name, parked), nil
 		}
 	}
+	return usedInTopic(ctx, cfg, func(value []byte) bool {
+		parts, err := schema.SealedParts(value)
+		if err != nil {
+			return false // no event of ours: no key opens it
+		}
+		return slices.ContainsFunc(parts, func(part []byte) bool {
+			key, err := keys.SealedKeyID(part)
+			return err == nil && key == id
+		})
+	})
+}
+
+// matchInUse looks for what could be found by a version of the match key alone. While two versions are live every event carries both, so a pass after
+// the rotation leaves only those behind whom the source does not tell of any more: erased persons, and past contact points. They cannot be keyed
+// again, because nobody has their values.
+func matchInUse(ctx context.Context, cfg *config.Config, id uint32) (string, error) {
+	primary, err := primaryKey(cfg, "match")
+	if err != nil {
+		return "", err
+	}
+	for _, name := range ReplicaNames(cfg) {
+		var contacts, blocks int
+		err := withDesk(ctx, cfg, cfg.Replicas[name], func(d desk) (err error) {
+			contacts, blocks, err = d.MatchedUnder(ctx, id, primary)
+			return err
+		})
+		switch {
+		case err != nil:
+			return "", err
+		case contacts+blocks > 0:
+			return fmt.Sprintf("replica %s: %d contact points and %d withdrawals about one are known under no newer key (`lethe snapshot` keys again who is "+
+				"in the source; the rest needs the key until its entries end)", name, contacts, blocks), nil
+		}
+	}
+	return usedInTopic(ctx, cfg, func(value []byte) bool {
+		all, err := schema.MatchKeys(value)
+		of := func(id uint32) bool {
+			return slices.ContainsFunc(all, func(k schema.MatchKey) bool { return k.KeyID == id })
+		}
+		return err == nil && of(id) && !of(primary)
+	})
+}
+
+func primaryKey(cfg *config.Config, keyset string) (uint32, error) {
+	sets, err := keys.List(cfg.Keys.Dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, set := range sets {
+		for _, k := range set.Keys {
+			if set.Name == keyset && k.Primary {
+				return k.ID, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("keyset %s has no primary key", keyset)
+}
+
+// usedInTopic says where the retained part of the events topic has an event that uses a key.
+func usedInTopic(ctx context.Context, cfg *config.Config, uses func(value []byte) bool) (string, error) {
 	conn, err := connectKafka(cfg)
 	if err != nil {
 		return "", err
@@ -56,7 +119,7 @@ func sealInUse(ctx context.Context, cfg *config.Config, id uint32) (string, erro
 		return "", err
 	}
 	for _, p := range ends {
-		used, err := sealedInPartition(ctx, conn, p, id)
+		used, err := usedInPartition(ctx, conn, p, uses)
 		if err != nil {
 			return "", fmt.Errorf("reading %s[%d]: %w", conn.EventsTopic(), p.Partition, err)
 		}
@@ -67,8 +130,8 @@ func sealInUse(ctx context.Context, cfg *config.Config, id uint32) (string, erro
 	return "", nil
 }
 
-// sealedInPartition returns the offset of an event that is sealed under the key, -1 where there is none.
-func sealedInPartition(ctx context.Context, conn *kafkaconn.Conn, p PartitionEnd, id uint32) (int64, error) {
+// usedInPartition returns the offset of an event that uses the key, -1 where there is none.
+func usedInPartition(ctx context.Context, conn *kafkaconn.Conn, p PartitionEnd, uses func(value []byte) bool) (int64, error) {
 	client := conn.Client()
 	for next := p.First; next < p.End; {
 		res, err := client.Fetch(ctx, &kafka.FetchRequest{
@@ -80,7 +143,7 @@ func sealedInPartition(ctx context.Context, conn *kafkaconn.Conn, p PartitionEnd
 		if err != nil {
 			return -1, err
 		}
-		last, used, err := scanSealed(res.Records, next, id)
+		last, used, err := scanRecords(res.Records, next, uses)
 		if err != nil || used >= 0 {
 			return used, err
 		}
@@ -92,7 +155,7 @@ func sealedInPartition(ctx context.Context, conn *kafkaconn.Conn, p PartitionEnd
 	return -1, nil
 }
 
-func scanSealed(records kafka.RecordReader, from int64, id uint32) (last, used int64, err error) {
+func scanRecords(records kafka.RecordReader, from int64, uses func(value []byte) bool) (last, used int64, err error) {
 	last, used = -1, -1
 	for {
 		rec, err := records.ReadRecord()
@@ -110,14 +173,8 @@ func scanSealed(records kafka.RecordReader, from int64, id uint32) (last, used i
 		if err != nil {
 			return last, used, err
 		}
-		parts, err := schema.SealedParts(value)
-		if err != nil {
-			continue // no event of ours: no key opens it
-		}
-		for _, part := range parts {
-			if key, err := keys.SealedKeyID(part); err == nil && key == id {
-				return last, rec.Offset, nil
-			}
+		if uses(value) {
+			return last, rec.Offset, nil
 		}
 	}
 }
