@@ -293,11 +293,15 @@ type fakePasses struct {
 	saves    int
 	saveErr  func(n int) error
 	history  []Pass
+	loadErr  error
 }
 
 func (f *fakePasses) Load(context.Context) (*PassBook, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.loadErr != nil {
+		return nil, f.loadErr
+	}
 	book := &PassBook{}
 	if f.pass != nil {
 		book.Pass = f.pass.clone()

@@ -102,10 +102,11 @@ func (x *passer) run(ctx context.Context) error {
 	for {
 		wait := x.o.Poll
 		worked, err := x.once(ctx)
+		var stop *StopError // of ours; what a source calls permanent ends no session: the stream does without
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ErrSuperseded) || IsPermanent(err):
+		case errors.Is(err, ErrSuperseded) || errors.As(err, &stop):
 			return err
 		case err != nil:
 			wait = retry.NextBackOff()
@@ -129,7 +130,8 @@ func (x *passer) run(ctx context.Context) error {
 func (x *passer) once(ctx context.Context) (worked bool, err error) {
 	book, err := x.o.Passes.Load(ctx)
 	if err != nil {
-		return false, fmt.Errorf("looking for passes: %w", err)
+		// Not wrapped: a record that cannot be read stops passes, and never the stream.
+		return false, errors.New("looking for passes: " + err.Error())
 	}
 	pass, err := x.takeUp(ctx, book)
 	if err != nil {

@@ -449,3 +449,30 @@ func TestScheduleAsksForPasses(t *testing.T) {
 		}
 	})
 }
+
+// TestPassThatCannotBeReadStopsNoStream: erasures go on whatever lies beside the checkpoint.
+func TestPassThatCannotBeReadStopsNoStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPassWorld(t, map[string]int{"public.a": 100})
+		w.passes.loadErr = &StopError{Op: "reading a pass", Cause: "pass_unreadable"}
+		p := w.pipeline(w.options())
+		stop := w.run(p)
+		time.Sleep(time.Minute)
+		w.append("s1")
+		w.until("the stream goes on", func() bool { return w.acked == w.last() })
+		if st := p.Status(); !st.Ready() || !strings.Contains(st.PassFailing, "reading a pass") {
+			t.Errorf("state %s, failing %q", st.State, st.PassFailing)
+		}
+		w.passes.mu.Lock()
+		w.passes.loadErr = nil
+		w.passes.mu.Unlock()
+		w.passes.ask("r1")
+		w.untilPass("r1", PassEnded)
+		if st := p.Status(); st.PassFailing != "" {
+			t.Errorf("failing %q although it has ended", st.PassFailing)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
