@@ -72,6 +72,7 @@ func newPool(ctx context.Context, server *config.PostgresServer, n int32) (*pgxp
 	cfg.ConnConfig.RuntimeParams["application_name"] = "lethe"
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return sinkspg.HideLedger(ctx, conn, server.Schema) }
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
@@ -103,6 +104,19 @@ func connectPostgres(ctx context.Context, dsn string, password config.Secret) (*
 	return conn, nil
 }
 
+// connect opens one connection of a command to the replica.
+func (p *postgresReplica) connect(ctx context.Context, dsn string, password config.Secret) (*pgx.Conn, error) {
+	conn, err := connectPostgres(ctx, dsn, password)
+	if err != nil {
+		return nil, err
+	}
+	if err := sinkspg.HideLedger(ctx, conn, p.replica.Postgres.Schema); err != nil {
+		closePostgres(ctx, conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
 func closePostgres(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -121,7 +135,7 @@ func (p *postgresReplica) checkOptions(role string) sinkspg.CheckOptions {
 
 func (p *postgresReplica) check(ctx context.Context) ([]Finding, error) {
 	r := p.replica
-	conn, err := connectPostgres(ctx, r.Postgres.DSN, r.Postgres.Password)
+	conn, err := p.connect(ctx, r.Postgres.DSN, r.Postgres.Password)
 	if err != nil {
 		return postgresLogin(err, "replica "+r.Name, r.Postgres.DSN)
 	}
@@ -169,7 +183,7 @@ func (p *postgresReplica) setup(ctx context.Context, ownerDSN, role string, o *S
 	if role == "" {
 		role = postgresUser(p.replica.Postgres.DSN)
 	}
-	conn, err := connectPostgres(ctx, ownerDSN, config.Secret{})
+	conn, err := p.connect(ctx, ownerDSN, config.Secret{})
 	if err != nil {
 		return err
 	}
