@@ -15,19 +15,11 @@ func (c *Config) NotInThisVersion() []Fault {
 		}
 	}
 	const remove = "remove it for now"
-	s := &c.Source
 	add(c.Kafka.SchemaRegistry != nil, "kafka.schema_registry", "remove it: events are Avro single-object encoded")
-	add(s.Request != nil, "source.request", remove)
-	add(s.Gate != nil, "source.gate", remove)
 	add(c.given("source.pass"), "source.pass", remove)
-	add(s.Erased.Window != 0, "source.erased.window", remove)
 	for _, name := range slices.Sorted(maps.Keys(c.Replicas)) {
 		r, path := c.Replicas[name], at("replicas", name)
-		add(len(r.Person.CRMKey) == 0, path+".person", "give person.crm_key: a person is found by the CRM key only")
-		add(r.Find != nil, path+".find", remove)
-		add(c.given(path+".review"), path+".review", remove)
 		add(r.Guard != nil, path+".guard", remove)
-		add(r.Needs != "", path+".needs", remove)
 	}
 	add(c.Ledger != nil, "ledger", remove)
 	return sortFaults(found)

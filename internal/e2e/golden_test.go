@@ -374,7 +374,8 @@ func goldenBody(body schema.Body) map[string]any {
 		for _, k := range b.Keys {
 			types = append(types, k.Type)
 		}
-		put("keys", strings.Join(types, " "), len(types) > 0)
+		// Of a point that is gone those are told that it had, where the log tells the old value: MySQL's does.
+		put("keys", strings.Join(types, " "), len(types) > 0 && !b.Removed)
 	case *schema.SubjectMerged:
 		put("absorbed", len(b.Absorbed), true)
 	case *schema.SourceReport:
