@@ -314,7 +314,8 @@ func newWalk(t *catalogTable, x *catalogIndex, key, needed []string, made string
 		w.table.Columns = append(w.table.Columns, capture.Column{
 			Name: c.name, Type: c.logType(), Key: slices.Contains(key, c.name),
 		})
-		if slices.Contains(needed, c.name) {
+		// The rules name a row, and a contact point, by the key that the log names.
+		if slices.Contains(needed, c.name) || slices.Contains(key, c.name) {
 			w.columns, w.places = append(w.columns, c.name), append(w.places, i)
 		}
 	}

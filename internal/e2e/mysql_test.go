@@ -19,7 +19,7 @@ var mysqlWords = []struct {
 	from *regexp.Regexp
 	to   string
 }{
-	{regexp.MustCompile(`(?m)^alter table \w+ replica identity full;?$`), ""},
+	{regexp.MustCompile(`(?m)^alter table \w+ replica identity (full|using index \w+);?$`), ""},
 	{regexp.MustCompile(`\bgenerated always as identity primary key\b`), "auto_increment primary key"},
 	{regexp.MustCompile(`(\$\d+)::\w+`), "$1"},
 	{regexp.MustCompile(`(\w+)::text\b`), "cast($1 as char)"},
