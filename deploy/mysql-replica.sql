@@ -58,5 +58,17 @@ GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_gap` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_pass` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_seen` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_due` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_row_key` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_scan` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_review` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_match_pair` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_contact` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_contact_key` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_contact_block` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_touch` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_alias` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_finding` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_source_report` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_witness` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, CREATE VIEW, SHOW VIEW, DROP, SELECT ON `marketing`.`lethe_status` TO `lethe_owner`@`%` WITH GRANT OPTION;

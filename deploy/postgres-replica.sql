@@ -94,6 +94,17 @@ SELECT format('GRANT %s ON %s TO %I', t.privileges, c.oid::regclass, :'role')
                ('gap',       'SELECT, INSERT, UPDATE'),
                ('pass',      'SELECT, INSERT, UPDATE'),
                ('seen',      'SELECT, INSERT, DELETE'),
+               ('contact',   'SELECT, INSERT, UPDATE, DELETE'),
+               ('contact_key', 'SELECT, INSERT, UPDATE, DELETE'),
+               ('contact_block', 'SELECT, INSERT, UPDATE, DELETE'),
+               ('touch',     'SELECT, INSERT, UPDATE, DELETE'),
+               ('alias',     'SELECT, INSERT, UPDATE, DELETE'),
+               ('finding',   'SELECT, INSERT, UPDATE, DELETE'),
+               ('row_key',   'SELECT, INSERT, DELETE'),
+               ('scan',      'SELECT, INSERT, UPDATE'),
+               ('review',    'SELECT, INSERT, UPDATE'),
+               ('match_pair', 'SELECT, INSERT'),
+               ('source_report', 'SELECT, INSERT, UPDATE, DELETE'),
                ('status',    'SELECT')) AS t (name, privileges)
   JOIN pg_class c ON c.relname = t.name
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :'schema' \gexec

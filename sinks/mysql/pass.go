@@ -67,9 +67,9 @@ func (r *Replica) lookAgain(run func(statement string, args ...any), now time.Ti
 		AND due_at > ? AND due_at < '`+never+`'`, now, now)
 }
 
-// sqlIncomplete: no whole pass has ended in some partition.
-const sqlIncomplete = `EXISTS (SELECT 1 FROM {p}partition p WHERE NOT EXISTS (
-	SELECT 1 FROM {p}pass x WHERE x.part = p.part AND x.whole AND x.named AND x.ended_at IS NOT NULL))`
+// sqlIncomplete: no whole pass has ended in some partition, or none is known yet.
+const sqlIncomplete = `(NOT EXISTS (SELECT 1 FROM {p}partition) OR EXISTS (SELECT 1 FROM {p}partition p WHERE NOT EXISTS (
+	SELECT 1 FROM {p}pass x WHERE x.part = p.part AND x.whole AND x.named AND x.ended_at IS NOT NULL)))`
 
 // sqlUnproven: the replica is incomplete, and has to be complete; see ledger.MetaNeedsPass.
 const sqlUnproven = `SELECT ` + sqlIncomplete + ` AND EXISTS (SELECT 1 FROM {p}meta WHERE k = '` + ledger.MetaNeedsPass + `')`

@@ -97,6 +97,7 @@ type setup struct {
 	ledger         ledgerTables
 	database       string
 	literal        bool // see literalDatabases
+	fresh          bool // there are no tables yet, or a first setup was cut off
 	runs, statuses []account
 }
 
@@ -167,6 +168,7 @@ func (s *setup) lock(ctx context.Context) (release func(), err error) {
 // else, and newer ones, are refused before anything is changed.
 func (s *setup) version(ctx context.Context) (int, error) {
 	exists, err := s.ledger.hasMeta(ctx, s.conn)
+	s.fresh = !exists
 	if err != nil || !exists {
 		return 0, err
 	}
@@ -175,7 +177,9 @@ func (s *setup) version(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	version := 0
-	if text, ok := meta[ledger.MetaSchemaVersion]; ok {
+	text, ok := meta[ledger.MetaSchemaVersion]
+	s.fresh = !ok
+	if ok {
 		if version, err = strconv.Atoi(text); err != nil || version > ledger.SchemaVersion {
 			return 0, &sinks.Error{
 				Class: sinks.Permanent, Op: "migrating ledger tables", Code: "ledger_newer",
@@ -200,12 +204,16 @@ func (s *setup) version(ctx context.Context) (int, error) {
 
 // statements are what is left to do from a version on. Each can be run again; the last one says that all have run.
 func (s *setup) statements(m *Mapping, version int) []string {
-	out := append(s.ledger.migrationsFrom(version), s.ledger.sql(`INSERT INTO {p}meta (k, v) VALUES `)+pairs([][2]string{
+	values := [][2]string{
 		{ledger.MetaReplica, s.o.Name},
 		{ledger.MetaSource, s.o.Source},
 		{ledger.MetaWitness, "0"},
 		{ledger.MetaFolded, ledger.FoldedUnder(s.o.Config, s.o.Digest)},
-	})+` ON DUPLICATE KEY UPDATE k = VALUES(k)`)
+	}
+	if s.fresh {
+		values = append(values, [2]string{ledger.MetaNeedsPass, "setup"})
+	}
+	out := append(s.ledger.migrationsFrom(version), s.ledger.sql(`INSERT INTO {p}meta (k, v) VALUES `)+pairs(values)+` ON DUPLICATE KEY UPDATE k = VALUES(k)`)
 	for _, name := range m.witnessTables() {
 		out = append(out,
 			`CREATE TABLE IF NOT EXISTS `+name+` (replica VARCHAR(191) NOT NULL PRIMARY KEY, n BIGINT NOT NULL) `+tableOptions,
@@ -291,6 +299,7 @@ var runPrivileges = [][2]string{
 	{"scan", "SELECT, INSERT, UPDATE"},
 	{"review", "SELECT, INSERT, UPDATE"},
 	{"match_pair", "SELECT, INSERT"},
+	{"source_report", "SELECT, INSERT, UPDATE, DELETE"},
 	{"status", "SELECT"},
 }
 

@@ -78,9 +78,9 @@ func (u *unit) queueLookAgain(b *pgx.Batch) {
 		`') AND due_at > now() AND due_at < 'infinity'`))
 }
 
-// sqlIncomplete: no whole pass has ended in some partition.
-const sqlIncomplete = `EXISTS (SELECT FROM {s}.partition p WHERE NOT EXISTS (
-	SELECT FROM {s}.pass x WHERE x.part = p.part AND x.whole AND x.named AND x.ended_at IS NOT NULL))`
+// sqlIncomplete: no whole pass has ended in some partition, or none is known yet.
+const sqlIncomplete = `(NOT EXISTS (SELECT FROM {s}.partition) OR EXISTS (SELECT FROM {s}.partition p WHERE NOT EXISTS (
+	SELECT FROM {s}.pass x WHERE x.part = p.part AND x.whole AND x.named AND x.ended_at IS NOT NULL)))`
 
 // sqlUnproven: the replica is incomplete, and has to be complete; see ledger.MetaNeedsPass.
 const sqlUnproven = `SELECT ` + sqlIncomplete + ` AND EXISTS (SELECT FROM {s}.meta WHERE k = '` + ledger.MetaNeedsPass + `')`

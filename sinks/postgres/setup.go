@@ -90,19 +90,24 @@ func (l ledgerTables) migrate(ctx context.Context, tx pgx.Tx, o SetupOptions) er
 			}
 		}
 	}
+	fresh := version == 0
 	for ; version < ledger.SchemaVersion; version++ {
 		// The simple protocol takes several statements at once.
 		if _, err := tx.Conn().PgConn().Exec(ctx, l.sql(migrations[version])).ReadAll(); err != nil {
 			return err
 		}
 	}
-	for _, kv := range [][2]string{
+	values := [][2]string{
 		{ledger.MetaSchemaVersion, strconv.Itoa(ledger.SchemaVersion)},
 		{ledger.MetaReplica, o.Name},
 		{ledger.MetaSource, o.Source},
 		{ledger.MetaWitness, "0"},
 		{ledger.MetaFolded, ledger.FoldedUnder(o.Config, o.Digest)},
-	} {
+	}
+	if fresh {
+		values = append(values, [2]string{ledger.MetaNeedsPass, "setup"})
+	}
+	for _, kv := range values {
 		_, err := tx.Exec(ctx, l.sql(`INSERT INTO {s}.meta (k, v) VALUES ($1, $2) ON CONFLICT (k) DO NOTHING`), kv[0], kv[1])
 		if err != nil {
 			return err
@@ -180,6 +185,7 @@ var runPrivileges = [][2]string{
 	{"scan", "SELECT, INSERT, UPDATE"},
 	{"review", "SELECT, INSERT, UPDATE"},
 	{"match_pair", "SELECT, INSERT"},
+	{"source_report", "SELECT, INSERT, UPDATE, DELETE"},
 	{"status", "SELECT"},
 }
 
