@@ -159,6 +159,8 @@ func (s *session) emit(a *assembly, op Op, table string, n uint32, d *Draft) err
 		}
 	case *schema.ConsentChange:
 		body.Contact = s.contact(d)
+	case *schema.Objection:
+		body.Contact = s.contact(d)
 	case *schema.ContactPoint:
 		body.Contact = s.contact(d)
 	case *schema.SubjectMerged:

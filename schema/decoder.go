@@ -188,7 +188,9 @@ func readBody(r *reader, t Type, p *parsed) {
 		b.Method, b.Notice, b.Actor = r.optStr(), r.optStr(), r.optStr()
 		p.ev.Body = b
 	case TypeObjection:
-		p.ev.Body = &Objection{Raised: r.boolean(), Scope: r.str()}
+		b := &Objection{Raised: r.boolean(), Scope: r.str()}
+		r.optFixed(b.Contact[:])
+		p.ev.Body = b
 	case TypeProcessingRestriction:
 		p.ev.Body = &ProcessingRestriction{Imposed: r.boolean(), Until: r.optTime()}
 	case TypeContactPoint:

@@ -112,6 +112,7 @@ func (e *Encoder) body(ev *Event) {
 	case *Objection:
 		w.boolean(b.Raised)
 		w.str("scope", b.Scope)
+		w.optID((*[16]byte)(&b.Contact))
 	case *ProcessingRestriction:
 		w.boolean(b.Imposed)
 		w.optTime(b.Until)

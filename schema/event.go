@@ -150,6 +150,9 @@ type ConsentChange struct {
 type Objection struct {
 	Raised bool
 	Scope  string // direct_marketing, profiling, all, or one purpose of the mapping
+	// Contact is the contact point in whose row it was said; zero: it was said of the person. It holds for the person in both
+	// cases, and for the channels of the point wherever the point stands.
+	Contact ContactRef
 }
 
 // ProcessingRestriction is a restriction under Art. 18, imposed or lifted.

@@ -99,7 +99,7 @@ func nativeEvent(t testing.TB, ev *Event) map[string]any {
 		m["valid_until"], m["as_of"], m["evidence"] = optTime(b.ValidUntil), optTime(b.AsOf), sealed("evidence", b.Evidence)
 		m["indication_method"], m["notice_id"], m["entity"] = optString(b.Method), optString(b.Notice), optString(b.Actor)
 	case *Objection:
-		m["raised"], m["scope"] = b.Raised, b.Scope
+		m["raised"], m["scope"], m["contact_ref"] = b.Raised, b.Scope, opt(ns+"ContactRef", b.Contact[:], !b.Contact.IsZero())
 	case *ProcessingRestriction:
 		m["imposed"], m["until"] = b.Imposed, optTime(b.Until)
 	case *ContactPoint:
@@ -256,7 +256,7 @@ func genBody(t *rapid.T, typ Type) Body {
 			AsOf: genTime.Draw(t, "as of"), Evidence: genBytes.Draw(t, "evidence"), Method: text("method"), Notice: text("notice"), Actor: text("actor"),
 		}
 	case TypeObjection:
-		return &Objection{Raised: flag("raised"), Scope: text("scope")}
+		return &Objection{Raised: flag("raised"), Scope: text("scope"), Contact: gen16(t, "contact")}
 	case TypeProcessingRestriction:
 		return &ProcessingRestriction{Imposed: flag("imposed"), Until: genTime.Draw(t, "until")}
 	case TypeContactPoint:

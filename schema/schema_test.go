@@ -100,6 +100,7 @@ func samples() map[string]*Event {
 		}),
 		"consent_change_bare": subject("public.consent/consent", 5, &ConsentChange{Purpose: "offers", Channel: "social_match", State: ConsentInvalidated}),
 		"objection":           subject("public.customer/objection", 6, &Objection{Raised: true, Scope: "direct_marketing"}),
+		"objection_contact":   subject("public.customer_email/objection", 6, &Objection{Raised: true, Scope: "direct_marketing", Contact: contact}),
 		"restriction":         subject("public.customer/restricted", 7, &ProcessingRestriction{Imposed: true, Until: commitTime.AddDate(0, 6, 0)}),
 		"contact_point": subject("public.customer_email/contact_point", 8, &ContactPoint{
 			Contact: contact, Kind: ContactPhone, Past: true, Keys: []MatchKey{

@@ -102,7 +102,7 @@ func ObjectionScope(scope string) string { return objectionPrefix + scope }
 // log at which it became so.
 type Fact struct {
 	Scope      string
-	Contact    schema.ContactRef // zero where the fact is bound to no contact point
+	Contact    schema.ContactRef // zero where the fact is bound to no contact point; see also Carried
 	Order      schema.Order
 	AsOf       time.Time // only of history tables; see Newer
 	State      State
@@ -132,7 +132,7 @@ func FactOf(ev *schema.Event) (f Fact, s Strictness, ok bool) {
 			}
 		}
 	case *schema.Objection:
-		f.Scope, f.State = ObjectionScope(b.Scope), StateLifted
+		f.Scope, f.Contact, f.State = ObjectionScope(b.Scope), b.Contact, StateLifted
 		if b.Raised {
 			f.State = StateRaised
 		}
@@ -309,8 +309,15 @@ func (v *Verdict) add(f *Fact, now time.Time) {
 // carry adds the prohibitions that nothing has lifted. It is rare, and compares all with all.
 func (v *Verdict) carry(facts []Fact) {
 	for i := range facts {
-		if f := &facts[i]; f.Contact == Carried && strings.HasPrefix(f.Scope, consentPrefix) && !superseded(facts, i) && !lifted(facts, f) {
+		f := &facts[i]
+		if f.Contact != Carried || superseded(facts, i) || lifted(facts, f) {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(f.Scope, consentPrefix):
 			v.consent(f.Scope[len(consentPrefix):]).forbidden = true
+		case strings.HasPrefix(f.Scope, objectionPrefix) && f.State == StateRaised:
+			v.objections = append(v.objections, f.Scope[len(objectionPrefix):])
 		}
 	}
 }
@@ -324,11 +331,11 @@ func lifted(facts []Fact, carried *Fact) bool {
 	return false
 }
 
-// Lifts reports whether f is a permission that takes a carried prohibition away: later in the log, in the same scope, and,
+// Lifts reports whether f is a permission, or the lift of an objection, that takes a carried prohibition away: later in the log, in the same scope, and,
 // where both claim a time, not claimed for an earlier one. That its validity runs out one day does not bring the prohibition
 // back: then nothing permits.
 func Lifts(f, carried Fact) bool {
-	return f.Contact != Carried && f.Scope == carried.Scope && f.State.permits() && f.Order.Compare(carried.Order) > 0 &&
+	return f.Contact != Carried && f.Scope == carried.Scope && f.State.Strictness() == Permission && f.Order.Compare(carried.Order) > 0 &&
 		(f.AsOf.IsZero() || carried.AsOf.IsZero() || !f.AsOf.Before(carried.AsOf))
 }
 

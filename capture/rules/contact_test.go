@@ -1,10 +1,13 @@
 package rules
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"lethe/capture"
+	"lethe/config"
 	"lethe/schema"
 )
 
@@ -83,6 +86,49 @@ func TestConsentsAreBoundToTheContactPointsTheySpeakOf(t *testing.T) {
 				t.Errorf("%d references to one contact point", len(refs))
 			}
 		})
+	}
+}
+
+// An objection in the row of a contact point names the point, and each row has a state of its own: that one of them does not object says nothing of
+// another. In the subject's own row it is said of the person, whatever contact point lies there too.
+func TestObjectionsNameTheContactPointsThatTheyAreSaidOf(t *testing.T) {
+	src := mustSource(t, contactSource)
+	src.Tables["public.customer_email"].Objection = &config.Objection{When: "refused", Scope: "direct_marketing"}
+	src.Tables["public.customer"].Objection = &config.Objection{When: "refused", Scope: "direct_marketing"}
+	e, err := New(src, Options{Match: testMatch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScript()
+	for _, line := range []string{
+		"table public.customer key *customer_id:int8 first_name:text last_name:text born:date into_id:int8 status:text refused:bool",
+		"table public.customer_email key *email_id:int8 *customer_id:int8 email:text refused:bool",
+	} {
+		if _, err := s.line(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var said []string
+	for _, line := range []string{
+		"insert public.customer_email email_id=1 customer_id=7 email=a@exemple.fr refused=t",
+		"insert public.customer_email email_id=2 customer_id=7 email=b@exemple.fr refused=t",
+		"update public.customer_email email_id=2 customer_id=7 email=b@exemple.fr refused=f",
+		"insert public.customer customer_id=7 first_name=A last_name=Durand born=2000-01-02 into_id=null status=A refused=t",
+	} {
+		out, err := e.Apply(s.tx, s.must(t, line), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		for i := range out {
+			if o, ok := out[i].Body.(*schema.Objection); ok {
+				key, _ := schema.SplitKey(out[i].ContactPK)
+				said = append(said, fmt.Sprintf("%v %s %v", o.Raised, out[i].ContactTable, key))
+			}
+		}
+	}
+	want := []string{"true public.customer_email [1]", "true public.customer_email [2]", "false public.customer_email [2]", "true  []"}
+	if !slices.Equal(said, want) {
+		t.Errorf("said %q, want %q", said, want)
 	}
 }
 

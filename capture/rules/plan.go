@@ -148,11 +148,19 @@ func (p *planner) table(name string, t *config.Table) {
 		}
 		pl.rules = append(pl.rules, s)
 	}
-	if o := t.Objection; o != nil {
-		pl.rules = append(pl.rules, &objectionSpec{when: p.expression(path+".objection.when", o.When), scope: o.Scope, own: own})
-	}
+	var contact *contactSpec
 	if t.ContactPoint != nil {
-		pl.rules = append(pl.rules, p.contactPoint(path, pl, t))
+		contact = p.contactPoint(path, pl, t)
+	}
+	if o := t.Objection; o != nil {
+		s := &objectionSpec{when: p.expression(path+".objection.when", o.When), scope: o.Scope, own: own}
+		if !own {
+			s.contact = contact
+		}
+		pl.rules = append(pl.rules, s)
+	}
+	if contact != nil {
+		pl.rules = append(pl.rules, contact)
 	}
 	if t.Identity != nil {
 		// First, so that whoever is erased by the same change is known by what the row said of them.

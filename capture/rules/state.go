@@ -12,13 +12,20 @@ type objectionSpec struct {
 	when  *expression
 	scope string
 	own   bool // the table is that of the subjects
+	// contact is the contact point that the rows are, where they are some; nil in the table of the subjects: there it is said of
+	// the person.
+	contact *contactSpec
 }
 
 func (s *objectionSpec) needs(n *TableNeeds) { n.reads(s.when) }
 func (s *objectionSpec) compares() []string  { return s.when.comparable() }
 
 func (s *objectionSpec) bind(b *binder) rule {
-	return &objectionRule{when: b.predicate(s.when), scope: s.scope, own: s.own, remember: RuleObjection + ":" + s.scope}
+	r := &objectionRule{when: b.predicate(s.when), scope: s.scope, own: s.own, contact: s.contact, remember: RuleObjection + ":" + s.scope}
+	if s.contact != nil {
+		r.key = b.contactColumns(s.contact)
+	}
+	return r
 }
 
 // objectionRule says raised or lifted when that changes. A row that is new to its subject only ever raises: without an
@@ -29,7 +36,9 @@ type objectionRule struct {
 	when     *predicate
 	scope    string
 	own      bool
-	remember string // objections of other scopes, from whatever table, are other states
+	contact  *contactSpec // nil: it is said of the person
+	key      []int        // of contact
+	remember string       // objections of other scopes, from whatever table, are other states
 	body     schema.Objection
 }
 
@@ -56,7 +65,16 @@ func (r *objectionRule) apply(x *row, out []Draft) ([]Draft, error) {
 	}
 	r.body = schema.Objection{Raised: raised, Scope: r.scope}
 	news := news{rule: RuleObjection, remember: r.remember, state: state, told: told, silent: x.silent(raised, r.own), own: r.own}
-	return x.restate(out, &r.body, news)
+	if r.contact != nil {
+		if news.row, err = x.key(r.key, after); err != nil {
+			return out, err
+		}
+	}
+	given := len(out)
+	if out, err = x.restate(out, &r.body, news); err == nil && len(out) > given && news.row != nil {
+		out[given].ContactTable, out[given].ContactPK = r.contact.table, news.row
+	}
+	return out, err
 }
 
 // restrictedSpec is a restriction under GDPR Art. 18.
@@ -142,9 +160,10 @@ type news struct {
 	rule     string
 	remember string // what the memory keeps the state under: the rule and its scope
 	state    uint64
-	told     bool // the log tells the old state, and it was another one
-	silent   bool // a new row with nothing to say
-	own      bool // the row is the subject's own
+	told     bool   // the log tells the old state, and it was another one
+	silent   bool   // a new row with nothing to say
+	own      bool   // the row is the subject's own
+	row      []byte // key of the row, where a subject has several that each have a state; nil: the subject has one
 }
 
 // silent reports whether a new row has nothing to say, because it raises nothing and so has nothing to lift. The subject's
@@ -166,11 +185,15 @@ func (x *row) restate(out []Draft, body schema.Body, n news) ([]Draft, error) {
 	if err != nil || len(out) == given {
 		return out, err
 	}
+	whose := out[given].SubjectKey
+	if n.row != nil {
+		whose = x.append(whose, n.row)
+	}
 	if n.silent {
-		x.engine.memory.arrive(n.remember, out[given].SubjectKey, n.state)
+		x.engine.memory.arrive(n.remember, whose, n.state)
 		return out[:given], nil
 	}
-	if known := x.engine.memory.know(n.remember, out[given].SubjectKey, n.state); known && !n.told {
+	if known := x.engine.memory.know(n.remember, whose, n.state); known && !n.told {
 		return out[:given], nil
 	}
 	return out, nil

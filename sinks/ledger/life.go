@@ -314,7 +314,7 @@ func claimedBefore(claimed, at time.Time) bool {
 // bindFact compares a permission with what became of the contact point that it was given for. It returns the fact that holds, and
 // whether it is the event's own; keep is false where what is known stays.
 func (s *Subject) bindFact(ev *schema.Event, f sinks.Fact) (out sinks.Fact, own, keep bool) {
-	if f.Contact.IsZero() || f.State.Strictness() != sinks.Permission {
+	if f.Contact.IsZero() || f.State.Strictness() != sinks.Permission || !isConsent(f.Scope) {
 		return f, true, true
 	}
 	c := s.Contact(f.Contact)
@@ -343,11 +343,13 @@ func invalidated(f sinks.Fact, c *Contact) sinks.Fact {
 func (u *Unit) settleFacts(s *Subject, c *Contact) (changed bool) {
 	for i := range len(s.Facts) {
 		f := s.Facts[i]
-		if f.Contact != c.Ref || f.State == sinks.StateInvalidated || !isConsent(f.Scope) || c.Kind == schema.ContactIdentity {
+		if f.Contact != c.Ref || f.State == sinks.StateInvalidated || c.Kind == schema.ContactIdentity {
 			continue
 		}
 		strictness := f.State.Strictness()
 		switch {
+		case !isConsent(f.Scope) && (!c.Gone() || f.State != sinks.StateRaised):
+			continue
 		case strictness == sinks.Permission && (c.Gone() || c.fell(&f)):
 			u.fall(s, f, c)
 		case c.Gone() && strictness.Prohibits():

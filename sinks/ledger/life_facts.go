@@ -110,14 +110,76 @@ func (u *Unit) follow(x *Result, f, old sinks.Fact) {
 		return
 	}
 	switch {
-	case f.State.Strictness() == sinks.Withdrawal:
-		u.block(s, c, &f)
-	case f.State.Strictness() == sinks.Permission && old.State.Strictness() == sinks.Withdrawal:
-		for _, v := range c.values(true) {
-			u.Life.Unblocks = append(u.Life.Unblocks, Block{Value: v, Scope: f.Scope, Ref: s.Ref})
-			u.Life.Blocks = slices.DeleteFunc(u.Life.Blocks, func(o Block) bool { return o.Value == v && o.Scope == f.Scope && o.Ref == s.Ref })
+	case !isConsent(f.Scope):
+		for _, scope := range u.Core.reached(f.Scope, c.Kind) {
+			u.followScope(s, c, scope)
+		}
+	case f.State.Strictness() == sinks.Withdrawal, f.State.Strictness() == sinks.Permission && old.State.Strictness() == sinks.Withdrawal:
+		u.followScope(s, c, f.Scope)
+	}
+}
+
+// followScope has what is said of a contact point in one scope of consents hold wherever the point stands: a withdrawal, or an objection
+// that covers the scope; where there is neither, no more.
+func (u *Unit) followScope(s *Subject, c *Contact, scope string) {
+	if f := s.prohibits(u.Core, c, scope); f != nil {
+		u.block(s, c, f)
+		return
+	}
+	for _, v := range c.values(true) {
+		u.Life.Unblocks = append(u.Life.Unblocks, Block{Value: v, Scope: scope, Ref: s.Ref})
+		u.Life.Blocks = slices.DeleteFunc(u.Life.Blocks, func(o Block) bool { return o.Value == v && o.Scope == scope && o.Ref == s.Ref })
+	}
+}
+
+// prohibits returns the newest thing said of a contact point that forbids a scope of consents, as a withdrawal; nil: nothing.
+func (s *Subject) prohibits(core *Core, c *Contact, scope string) (found *sinks.Fact) {
+	for i := range s.Facts {
+		f := s.Facts[i]
+		switch {
+		case f.Contact != c.Ref:
+			continue
+		case isConsent(f.Scope):
+			if f.Scope != scope || f.State.Strictness() != sinks.Withdrawal {
+				continue
+			}
+		case f.State != sinks.StateRaised || !slices.Contains(core.reached(f.Scope, c.Kind), scope):
+			continue
+		default:
+			f.Scope, f.State = scope, sinks.StateWithdrawn
+		}
+		if found == nil || f.Order.Compare(found.Order) > 0 {
+			found = &f
 		}
 	}
+	return found
+}
+
+// contactChannels are the channels that lead to a contact point.
+var contactChannels = map[schema.ContactKind][]string{
+	schema.ContactEmail:  {"email", "social_match"},
+	schema.ContactPhone:  {"sms", "phone_human", "phone_automated", "social_match"},
+	schema.ContactPostal: {"postal"},
+}
+
+// reached are the scopes of the replica's consents that an objection in the row of a contact point forbids for that point: of the purposes that it
+// covers, on the channels that lead there.
+func (c *Core) reached(scope string, kind schema.ContactKind) []string {
+	of, ok := strings.CutPrefix(scope, objectionPrefix)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for i := range c.Config.Consent {
+		a := &c.Config.Consent[i]
+		if !covers(of, a.Purpose) || !slices.Contains(contactChannels[kind], a.Channel) {
+			continue
+		}
+		if reached := sinks.ConsentScope(a.Purpose, a.Channel); !slices.Contains(out, reached) {
+			out = append(out, reached)
+		}
+	}
+	return out
 }
 
 // block has a withdrawal apply wherever the contact point stands.
@@ -144,8 +206,18 @@ func (u *Unit) block(s *Subject, c *Contact, f *sinks.Fact) {
 
 // blockAll does so for what was withdrawn before the contact point's keys were known.
 func (u *Unit) blockAll(s *Subject, c *Contact) {
+	var scopes []string
 	for i := range s.Facts {
-		if f := &s.Facts[i]; f.Contact == c.Ref && f.State.Strictness() == sinks.Withdrawal {
+		switch f := &s.Facts[i]; {
+		case f.Contact != c.Ref:
+		case f.State.Strictness() == sinks.Withdrawal:
+			scopes = append(scopes, f.Scope)
+		case f.State == sinks.StateRaised:
+			scopes = append(scopes, u.Core.reached(f.Scope, c.Kind)...)
+		}
+	}
+	for _, scope := range scopes {
+		if f := s.prohibits(u.Core, c, scope); f != nil {
 			u.block(s, c, f)
 		}
 	}

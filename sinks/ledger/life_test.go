@@ -216,7 +216,12 @@ func (b *book) body(what string, args []string) schema.Body {
 	case "erased":
 		return &schema.SubjectErasure{Marker: true}
 	case "objects":
+		if len(args) > 0 {
+			return &schema.Objection{Raised: true, Scope: "direct_marketing", Contact: contact()}
+		}
 		return &schema.Objection{Raised: true, Scope: "direct_marketing"}
+	case "lifts":
+		return &schema.Objection{Scope: "direct_marketing", Contact: contact()}
 	case "joined":
 		return &schema.SubjectMerged{Absorbed: []schema.SubjectRef{b.topic.IDs.SubjectRef(schema.CanonicalKey(nil, []byte(args[0])))}}
 	}
@@ -332,11 +337,21 @@ func TestLifeOfAConsent(t *testing.T) {
 		{name: "withdrawal-elsewhere-then-own-grant", log: "2 phone P 0601 @1\n2 withdrawn P @2\n1 phone Q 0601 @3\n1 given Q @4", permitted: true},
 		{name: "withdrawal-elsewhere-lifted-there", log: "2 phone P 0601 @1\n2 withdrawn P @2\n2 given P @3\n1 given Q @2\n1 phone Q 0601 @4", permitted: true},
 		{name: "withdrawal-elsewhere-beats-older-grant", log: "1 given Q @1\n2 phone P 0601 @1\n2 withdrawn P @2\n1 phone Q 0601 @3"},
+		{name: "objection-stands-with-the-number", log: "1 given - @1\n2 phone P 0601 @1\n2 objects P @2\n1 phone Q 0601 @3"},
+		{name: "objection-elsewhere-then-own-grant", log: "2 phone P 0601 @1\n2 objects P @2\n1 phone Q 0601 @3\n1 given Q @4", permitted: true},
+		{name: "objection-elsewhere-lifted-there", log: "1 given - @1\n2 phone P 0601 @1\n2 objects P @2\n2 lifts P @3\n1 phone Q 0601 @4", permitted: true},
+		{name: "objection-before-the-number-is-known", log: "1 given - @1\n2 objects P @1\n2 phone P 0601 @2\n1 phone Q 0601 @3"},
+		{name: "objection-of-the-person-is-nobody-elses", log: "1 given - @1\n2 phone P 0601 @1\n2 objects @2\n1 phone Q 0601 @3", permitted: true},
+		{name: "objection-of-one-number", log: "1 phone P 0601 @1\n1 phone Q 0602 @1\n1 given Q @1\n1 objects P @2\n1 lifts Q @3"},
+		{name: "objection-follows-person", log: "1 phone P 0601 @1\n1 phone Q 0602 @1\n1 given Q @1\n1 objects P @2\n1 gone P @3\n1 given Q @4"},
+		{name: "objection-lifted-later", log: "1 phone P 0601 @1\n1 given - @1\n1 objects P @2\n1 gone P @3\n1 lifts - @4", permitted: true},
 		{name: "withdrawal-before-the-number-is-known", log: "2 withdrawn P @1\n2 phone P 0601 @2\n1 given Q @1\n1 phone Q 0601 @3"},
 	} {
 		for _, batch := range []string{"one by one", "together"} {
 			t.Run(c.name+"/"+batch, func(t *testing.T) {
-				b := newBook(t, newCore(t, &config.Replica{Mode: ledger.ModeErase}))
+				b := newBook(t, newCore(t, &config.Replica{
+					Mode: ledger.ModeErase, Consent: []config.ConsentAction{{Purpose: "newsletter", Channel: "sms"}, {Purpose: "newsletter", Channel: "email"}},
+				}))
 				b.now, b.gaps = epoch.Add(time.Hour), c.gaps
 				var all []*schema.Event
 				for _, group := range strings.Split(c.log, "\n") {
@@ -386,7 +401,7 @@ func TestLifeOfAConsent(t *testing.T) {
 func drawLife(t *rapid.T, b *book) []*schema.Event {
 	lines := rapid.SliceOfN(rapid.SampledFrom([]string{
 		"phone P 0601", "phone P 0602", "phone P 0601 2#0601", "phone P 0602 2#0602", "gone P", "phone Q 0603", "phone Q 0604", "gone Q",
-		"given P", "given P", "given Q", "given Q", "renewed P", "withdrawn P", "withdrawn Q", "refused Q", "given -", "withdrawn -", "phone P",
+		"given P", "given P", "given Q", "given Q", "renewed P", "withdrawn P", "withdrawn Q", "refused Q", "given -", "withdrawn -", "phone P", "objects P", "lifts P", "objects Q", "lifts -",
 	}), 1, 25).Draw(t, "log")
 	out := make([]*schema.Event, len(lines))
 	for i, line := range lines {
@@ -475,7 +490,7 @@ func checkPermissions(t *rapid.T, b *book, log []*schema.Event) {
 		value[c.Contact], gone[c.Contact] = now, c.Removed
 	}
 	for _, f := range b.subject("1").Facts {
-		if f.State.Strictness() != sinks.Permission || f.Contact.IsZero() {
+		if f.State.Strictness() != sinks.Permission || f.Contact.IsZero() || !strings.HasPrefix(f.Scope, "consent:") {
 			continue
 		}
 		if gone[f.Contact] || f.Order.Compare(changed[f.Contact]) < 0 {

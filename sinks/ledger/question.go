@@ -57,15 +57,16 @@ func (s *Subject) bearsOnConsent(q *Question) bool {
 func (s *Subject) bearsOnObjection(scope string) bool {
 	for i := range s.Facts {
 		of, ok := strings.CutPrefix(s.Facts[i].Scope, objectionPrefix)
-		if !ok {
-			continue
-		}
-		if of == scope || of == sinks.ScopeAll ||
-			of == sinks.ScopeDirectMarketing && scope != sinks.ScopeProfiling && scope != sinks.ScopeAll {
+		if ok && covers(of, scope) {
 			return true
 		}
 	}
 	return false
+}
+
+// covers reports whether an objection of one scope covers another, as the fold has it.
+func covers(of, scope string) bool {
+	return of == scope || of == sinks.ScopeAll || of == sinks.ScopeDirectMarketing && scope != sinks.ScopeProfiling && scope != sinks.ScopeAll
 }
 
 // reconsentDue reports whether the subject could be asked again: what consent there was ended without the subject's

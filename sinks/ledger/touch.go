@@ -84,7 +84,7 @@ func (s *Subject) JoinFacts(facts []sinks.Fact, a *Alias) (changed bool) {
 				f.AsOf = a.Committed
 			}
 		}
-		if isConsent(f.Scope) {
+		if isConsent(f.Scope) || !f.Contact.IsZero() {
 			f.Contact = sinks.Carried
 		}
 		changed = s.Merge(f) || changed

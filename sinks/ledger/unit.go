@@ -71,7 +71,9 @@ func (u *Unit) resolve(x *Result, keyParts int) error {
 		u.Set.NeedContacts = u.Set.NeedContacts || !body.Contact.IsZero()
 	case *schema.ContactPoint, *schema.SubjectMerged:
 		u.Set.NeedContacts = true
-	case *schema.Objection, *schema.ProcessingRestriction, *schema.SubjectErasure:
+	case *schema.Objection:
+		u.Set.NeedContacts = u.Set.NeedContacts || !body.Contact.IsZero()
+	case *schema.ProcessingRestriction, *schema.SubjectErasure:
 	default:
 		return nil
 	}
