@@ -91,8 +91,10 @@ func (m *tableMap) shape(name string, needs TableNeeds, known charsets) *shape {
 	for i := range m.columns {
 		c := &m.columns[i]
 		reason := c.settle(known)
-		s.table.Columns = append(s.table.Columns, capture.Column{Name: m.names[i], Type: c.typeName(), Key: slices.Contains(m.key, i)})
-		if !slices.Contains(needs.Columns, m.names[i]) {
+		key := slices.Contains(m.key, i)
+		s.table.Columns = append(s.table.Columns, capture.Column{Name: m.names[i], Type: c.typeName(), Key: key})
+		needed := slices.Contains(needs.Columns, m.names[i])
+		if !needed && (!key || reason != "") { // the rules name contact points by the key
 			continue
 		}
 		if reason != "" && s.unfit == nil {

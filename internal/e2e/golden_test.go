@@ -256,6 +256,7 @@ func (c *goldenCase) settle() {
 	for _, part := range slices.Sorted(maps.Keys(ends)) {
 		c.w.holds(&c.w.marketing, "select coalesce((select next_offset from lethe.partition where part = $1), 0) >= $2", part, ends[part])
 	}
+	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.touch", "0")
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.readback where due_at < 'infinity'", "0")
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.decision where done_at is null", "0")
 	if c.w.cfg.Replicas["marketing"].Mode == "erase" {
