@@ -2,7 +2,9 @@ package mysql
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog" //nolint:depguard // the library takes no other logger
 	"os"
 	"strconv"
@@ -123,6 +125,85 @@ func bareLoop(b *testing.B, server *testenv.MySQL, from string, rows int) {
 			if seen += len(r.Rows); r.Type() == replication.EnumRowsEventTypeUpdate {
 				seen -= len(r.Rows) / 2
 			}
+		}
+	}
+}
+
+// BenchmarkReadTable reads a table in the chunks of a pass, and beside that the same rows by a plain client with the same
+// statements. LETHE_BENCH_ROWS is their number.
+func BenchmarkReadTable(b *testing.B) {
+	n := 100_000
+	if text := os.Getenv("LETHE_BENCH_ROWS"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, flavor := range testFlavors {
+		b.Run(flavor, func(b *testing.B) {
+			e := newEnv(b, testenv.SharedMySQL(b, flavor))
+			e.exec(b, `CREATE TABLE customer (customer_id INT AUTO_INCREMENT PRIMARY KEY, status VARCHAR(9), last_name VARCHAR(90), birth_date DATE, changed_at TIMESTAMP(6) NULL,
+				no_marketing BOOLEAN NOT NULL DEFAULT FALSE)`, "INSERT INTO customer (status, last_name, birth_date, changed_at) VALUES ('A', 'Dupont', '1970-01-01', NOW())")
+			for have := 1; have < n; have *= 2 {
+				e.exec(b, fmt.Sprintf("INSERT INTO customer (status, last_name, birth_date, changed_at) SELECT status, last_name, birth_date, changed_at FROM customer LIMIT %d", n-have))
+			}
+			e.need("customer", "customer_id", "status", "last_name", "birth_date", "changed_at", "no_marketing")
+			e.track(b)
+			benchmarkReadTable(b, e, n)
+		})
+	}
+}
+
+func benchmarkReadTable(b *testing.B, e *env, n int) {
+	b.Helper()
+	src := e.plainSource(b)
+	seen := capture.Position{GTID: e.start.Start}
+	b.ReportAllocs()
+	for b.Loop() {
+		began, used := time.Now(), cpuTime(b)
+		request, rows := capture.ChunkRequest{Table: e.db + ".customer", Limit: 1000, Seen: seen}, 0
+		for done := false; !done; {
+			var err error
+			request.After, done, err = src.ReadChunk(b.Context(), request, func(*capture.Change) error { rows++; return nil })
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		took, cpu := time.Since(began), cpuTime(b)-used
+		if rows < n {
+			b.Fatalf("%d of %d rows", rows, n)
+		}
+		began = time.Now()
+		plainClient(b, e, rows)
+		b.ReportMetric(float64(cpu.Nanoseconds())/float64(rows), "ns-cpu/row")
+		b.ReportMetric(time.Since(began).Seconds()/took.Seconds(), "of-plain-speed")
+	}
+}
+
+// plainClient reads the same chunks.
+func plainClient(b *testing.B, e *env, rows int) {
+	b.Helper()
+	statement, err := e.conn.PrepareContext(b.Context(),
+		"SELECT customer_id, status, last_name, birth_date, changed_at, no_marketing FROM customer WHERE customer_id > ? ORDER BY customer_id LIMIT 1000")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = statement.Close() }()
+	var id int
+	var values [5]sql.RawBytes
+	for seen := 0; seen < rows; {
+		answer, err := statement.QueryContext(b.Context(), id)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for answer.Next() {
+			if err := answer.Scan(&id, &values[0], &values[1], &values[2], &values[3], &values[4]); err != nil {
+				b.Fatal(err)
+			}
+			seen++
+		}
+		if err := errors.Join(answer.Err(), answer.Close()); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -83,9 +83,9 @@ func (s *Source) fill(ctx context.Context, w *walk, c *capture.ChunkRequest, lim
 	if err != nil {
 		return fmt.Errorf("reading table %s: %w", c.Table, err)
 	}
-	return s.snapshot(ctx, c.Seen, c.Waits, func(ctx context.Context, conn *sql.Conn) error {
+	return s.snapshot(ctx, c.Seen, c.Waits, func(ctx context.Context, r *reading, conn *sql.Conn) error {
 		into.reset()
-		err := into.read(ctx, conn, "SELECT "+query, args, len(w.key))
+		err := into.read(ctx, r, conn, "SELECT "+query, args, len(w.key))
 		switch pii.MySQLNumber(err) {
 		case unknownColumn, unknownTable, unknownKey, definitionChanged, databaseDenied, tableDenied, columnDenied:
 			return s.altered(ctx, conn, c.Table)
@@ -124,11 +124,11 @@ func (s *Source) altered(ctx context.Context, conn *sql.Conn, table string) erro
 }
 
 // read takes the whole answer of a query whose first columns are the key.
-func (c *chunk) read(ctx context.Context, conn *sql.Conn, query string, args []any, key int) error {
+func (c *chunk) read(ctx context.Context, r *reading, conn *sql.Conn, query string, args []any, key int) error {
 	ends := make([]int, key)
 	var text []byte
 	var forms []readForm
-	err := eachValue(ctx, conn, query, args, func(rows driver.Rows, values []driver.Value) error {
+	err := r.eachValueAgain(ctx, conn, query, args, func(rows driver.Rows, values []driver.Value) error {
 		if forms == nil {
 			forms = formsOf(rows)
 		}
@@ -173,8 +173,41 @@ func (c *chunk) read(ctx context.Context, conn *sql.Conn, query string, args []a
 func eachValue(ctx context.Context, conn *sql.Conn, query string, args []any, fn func(driver.Rows, []driver.Value) error) error {
 	var outcome error
 	err := conn.Raw(func(raw any) error {
-		outcome = eachRawValue(ctx, raw, query, args, fn)
-		if errors.Is(outcome, errTooLarge) {
+		var statement driver.Stmt
+		if statement, outcome = prepare(ctx, raw, query); outcome != nil {
+			return nil
+		}
+		if outcome = eachRawValue(ctx, raw, statement, args, fn); errors.Is(outcome, errTooLarge) {
+			return driver.ErrBadConn
+		}
+		outcome = errors.Join(outcome, pii.DriverError(statement.Close()))
+		return nil
+	})
+	if outcome != nil {
+		return outcome
+	}
+	return pii.DriverError(err)
+}
+
+// eachValueAgain is eachValue for a query that is likely to come again on the same connection.
+func (r *reading) eachValueAgain(ctx context.Context, conn *sql.Conn, query string, args []any, fn func(driver.Rows, []driver.Value) error) error {
+	var outcome error
+	err := conn.Raw(func(raw any) error {
+		known := r.known(raw)
+		if known.query != query {
+			if known.statement != nil {
+				outcome = pii.DriverError(known.statement.Close())
+				known.statement, known.query = nil, ""
+			}
+			if outcome == nil {
+				known.statement, outcome = prepare(ctx, raw, query)
+			}
+			if outcome != nil {
+				return nil
+			}
+			known.query = query
+		}
+		if outcome = eachRawValue(ctx, raw, known.statement, args, fn); errors.Is(outcome, errTooLarge) {
 			return driver.ErrBadConn
 		}
 		return nil
@@ -185,11 +218,20 @@ func eachValue(ctx context.Context, conn *sql.Conn, query string, args []any, fn
 	return pii.DriverError(err)
 }
 
-func eachRawValue(ctx context.Context, raw any, query string, args []any, fn func(driver.Rows, []driver.Value) error) (err error) {
-	preparer, ok1 := raw.(driver.ConnPrepareContext)
-	checker, ok2 := raw.(driver.NamedValueChecker)
+func prepare(ctx context.Context, raw any, query string) (driver.Stmt, error) {
+	preparer, ok := raw.(driver.ConnPrepareContext)
+	if !ok {
+		return nil, fmt.Errorf("preparing a query: the driver's connection is a %T", raw)
+	}
+	statement, err := preparer.PrepareContext(ctx, query)
+	return statement, pii.DriverError(err)
+}
+
+func eachRawValue(ctx context.Context, raw any, statement driver.Stmt, args []any, fn func(driver.Rows, []driver.Value) error) (err error) {
+	checker, ok1 := raw.(driver.NamedValueChecker)
+	asking, ok2 := statement.(driver.StmtQueryContext)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("preparing a query: the driver's connection is a %T", raw)
+		return fmt.Errorf("running a query: the driver's connection is a %T, its statement a %T", raw, statement)
 	}
 	bound := make([]driver.NamedValue, len(args))
 	for i, arg := range args {
@@ -198,26 +240,12 @@ func eachRawValue(ctx context.Context, raw any, query string, args []any, fn fun
 			return fmt.Errorf("binding argument %d of a query: it is a %T", i+1, arg)
 		}
 	}
-	statement, err := preparer.PrepareContext(ctx, query)
-	if err != nil {
-		return pii.DriverError(err)
-	}
-	abandoned := false
-	defer func() {
-		if !abandoned {
-			err = errors.Join(err, pii.DriverError(statement.Close()))
-		}
-	}()
-	asking, ok := statement.(driver.StmtQueryContext)
-	if !ok {
-		return fmt.Errorf("running a query: the driver's statement is a %T", statement)
-	}
 	rows, err := asking.QueryContext(ctx, bound)
 	if err != nil {
 		return pii.DriverError(err)
 	}
 	defer func() {
-		if abandoned = errors.Is(err, errTooLarge); !abandoned {
+		if !errors.Is(err, errTooLarge) {
 			err = errors.Join(err, pii.DriverError(rows.Close()))
 		}
 	}()
@@ -237,7 +265,7 @@ func eachRawValue(ctx context.Context, raw any, query string, args []any, fn fun
 
 // At implements capture.Snapshotter.
 func (s *Source) At(ctx context.Context, seen capture.Position, fn func(ctx context.Context, q capture.Querier) error) error {
-	return s.snapshot(ctx, seen, nil, func(ctx context.Context, conn *sql.Conn) error {
+	return s.snapshot(ctx, seen, nil, func(ctx context.Context, _ *reading, conn *sql.Conn) error {
 		return fn(ctx, &querier{conn: conn})
 	})
 }

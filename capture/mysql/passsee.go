@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"lethe/capture"
@@ -36,6 +37,61 @@ const (
 type reading struct {
 	db   *sql.DB
 	mode mode
+
+	mu    sync.Mutex
+	conns map[any]*readConn // by the driver's connection
+}
+
+// readConn is what is known of one connection. Whoever has the connection uses it.
+type readConn struct {
+	server    string // that it leads to, as long as it lives
+	query     string // of statement
+	statement driver.Stmt
+}
+
+// known returns what is known of a connection. Those that are closed meanwhile are forgotten now and then.
+func (r *reading) known(raw any) *readConn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.conns[raw]
+	if c == nil {
+		if len(r.conns) > 4*readers {
+			clear(r.conns)
+		}
+		c = &readConn{}
+		r.conns[raw] = c
+	}
+	return c
+}
+
+// serverOf asks a connection, once, to which server it leads.
+func (r *reading) serverOf(ctx context.Context, conn *sql.Conn) (string, error) {
+	var known *readConn
+	err := conn.Raw(func(raw any) error {
+		known = r.known(raw)
+		return nil
+	})
+	if err != nil || known.server != "" {
+		return known.name(), pii.DriverError(err)
+	}
+	facts := &serverFacts{mode: r.mode}
+	if r.mode == modeMariaDB {
+		err = conn.QueryRowContext(ctx, "SELECT @@global.server_id").Scan(&facts.serverID)
+	} else {
+		err = conn.QueryRowContext(ctx, "SELECT @@global.server_uuid").Scan(&facts.uuid)
+	}
+	if err != nil {
+		return "", fmt.Errorf("asking the source who it is: %w", pii.DriverError(err))
+	}
+	known.server = facts.systemID()
+	return known.server, nil
+}
+
+func (c *readConn) name() string {
+	if c == nil {
+		return ""
+	}
+	return c.server
 }
 
 // openReading returns the pool, opening it where it is missing.
@@ -72,12 +128,12 @@ func (s *Source) openReading(ctx context.Context) (*reading, error) {
 	if s.reading != nil { // another call was quicker
 		return s.reading, pii.DriverError(db.Close())
 	}
-	s.reading = &reading{db: db, mode: facts.mode}
+	s.reading = &reading{db: db, mode: facts.mode, conns: map[any]*readConn{}}
 	return s.reading, nil
 }
 
 // snapshot calls fn within a read-only transaction that sees everything up to seen.
-func (s *Source) snapshot(ctx context.Context, seen capture.Position, waits func(string), fn func(context.Context, *sql.Conn) error) (err error) {
+func (s *Source) snapshot(ctx context.Context, seen capture.Position, waits func(string), fn func(context.Context, *reading, *sql.Conn) error) (err error) {
 	r, err := s.openReading(ctx)
 	if err != nil {
 		return err
@@ -91,6 +147,14 @@ func (s *Source) snapshot(ctx context.Context, seen capture.Position, waits func
 		_ = conn.Close() // nothing of ours is in it
 	}()
 	look := &look{src: s, conn: conn, seen: seen, waits: waits, began: time.Now()}
+	if r.mode != modeGTID { // there a set of GTIDs says all
+		if look.server, err = r.serverOf(ctx, conn); err == nil {
+			err = s.sameServer(look.server)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	switch r.mode {
 	case modeMariaDB:
 		err = look.mariaDB(ctx)
@@ -102,7 +166,7 @@ func (s *Source) snapshot(ctx context.Context, seen capture.Position, waits func
 	if err != nil {
 		return err
 	}
-	return fn(ctx, conn)
+	return fn(ctx, r, conn)
 }
 
 // endSnapshot gives the snapshot up, and with it what it keeps from being purged. A connection on which that fails is closed.
@@ -121,6 +185,14 @@ type look struct {
 	seen  capture.Position
 	waits func(string)
 	began time.Time
+	// server is the one that is asked; empty where that does not matter.
+	server string
+}
+
+// visible is up to where snapshots of a MariaDB were found to see.
+type visible struct {
+	server string
+	set    domainSet
 }
 
 const beginSnapshot = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
@@ -159,13 +231,6 @@ func (l *look) gtid(ctx context.Context) error {
 }
 
 func (l *look) file(ctx context.Context) error {
-	var uuid string
-	if err := l.conn.QueryRowContext(ctx, "SELECT @@global.server_uuid").Scan(&uuid); err != nil {
-		return fmt.Errorf("asking the source who it is: %w", pii.DriverError(err))
-	}
-	if err := l.sameServer(uuid); err != nil {
-		return err
-	}
 	if err := ordered(ctx, l.conn); err != nil {
 		return fmt.Errorf("waiting until what was streamed can be seen: %w", err)
 	}
@@ -179,13 +244,6 @@ func (l *look) file(ctx context.Context) error {
 }
 
 func (l *look) mariaDB(ctx context.Context) error {
-	var id uint32
-	if err := l.conn.QueryRowContext(ctx, "SELECT @@global.server_id").Scan(&id); err != nil {
-		return fmt.Errorf("asking the source who it is: %w", pii.DriverError(err))
-	}
-	if err := l.sameServer((&serverFacts{mode: modeMariaDB, serverID: id}).systemID()); err != nil {
-		return err
-	}
 	tick := time.NewTicker(seePause)
 	defer tick.Stop()
 	for {
@@ -209,13 +267,13 @@ func (l *look) mariaDB(ctx context.Context) error {
 func (l *look) holds(ctx context.Context) (bool, error) {
 	s := l.src
 	s.mu.Lock()
-	place, read, visible := s.place, s.read, s.visible
+	place, read, known := s.place, s.read, s.visible
 	s.mu.Unlock()
 	set, err := parseDomainSet(l.seen.GTID)
 	if err != nil {
 		return false, fmt.Errorf("waiting until %s can be seen: %w", l.seen, err)
 	}
-	if visible.covers(set) {
+	if known.server == l.server && known.set.covers(set) {
 		return true, nil
 	}
 	var at filePlace
@@ -238,9 +296,7 @@ func (l *look) holds(ctx context.Context) (bool, error) {
 		if now < then {
 			return false, nil
 		}
-		s.mu.Lock()
-		s.visible = handed
-		s.mu.Unlock()
+		l.found(handed)
 		return true, nil
 	}
 	var text sql.NullString
@@ -248,14 +304,25 @@ func (l *look) holds(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("asking which GTIDs a snapshot has: %w", pii.DriverError(err))
 	}
 	now, err := parseDomainSet(text.String)
-	return err == nil && now.covers(set), nil
+	if err != nil || !now.covers(set) {
+		return false, nil //nolint:nilerr // a place that the server does not know is not far enough
+	}
+	l.found(now)
+	return true, nil
+}
+
+// found remembers what a snapshot sees: every later one sees it too.
+func (l *look) found(set domainSet) {
+	l.src.mu.Lock()
+	defer l.src.mu.Unlock()
+	l.src.visible = visible{server: l.server, set: set}
 }
 
 // sameServer refuses a snapshot of another server than the one that is read: what that has seen is not known.
-func (l *look) sameServer(id string) error {
-	l.src.mu.Lock()
-	defer l.src.mu.Unlock()
-	if was := l.src.streams; was != "" && was != id {
+func (s *Source) sameServer(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams != "" && s.streams != id {
 		return fmt.Errorf("opening a snapshot: %w", errMoved)
 	}
 	return nil

@@ -87,7 +87,9 @@ func (s *Source) remake(ctx context.Context, conn *sql.Conn, table string) error
 	return nil
 }
 
-func changed(table string) error { return fmt.Errorf("reading table %s: %w", table, capture.ErrTableChanged) }
+func changed(table string) error {
+	return fmt.Errorf("reading table %s: %w", table, capture.ErrTableChanged)
+}
 
 // makeWalk reads how a table is made. A shape that is known keeps its *capture.Table.
 func (s *Source) makeWalk(ctx context.Context, conn *sql.Conn, table string) (*walk, error) {

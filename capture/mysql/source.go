@@ -85,7 +85,7 @@ type Source struct {
 	// streams names the server that is streamed; empty while none is.
 	streams string
 	reading *reading             // the connections that read tables; nil: not opened yet
-	visible domainSet            // MariaDB: a snapshot had everything up to here
+	visible visible              // MariaDB
 	walks   map[string]*toldWalk // by table
 }
 

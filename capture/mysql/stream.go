@@ -126,7 +126,7 @@ func (s *Source) setPlace(p filePlace, read string) {
 func (s *Source) setStreams(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.streams, s.visible = id, nil
+	s.streams, s.visible = id, visible{}
 }
 
 // errStopped is what the library is told when we stop; it is not looked at again.

@@ -215,15 +215,19 @@ func (s *mysqlStage) rounds(ctx context.Context, o *options, name string, change
 
 // begin sets a config up and lets capture run until it streams: its checkpoint says from then on where to begin.
 func (s *mysqlStage) begin(ctx context.Context, lethe, name string) (path, listen string, err error) {
-	path, listen, err = s.configure(ctx, name, func(values map[string]string) string {
-		values["LETHE_DEMO_CRM"] = s.my.DSN("crm", "lethe")
-		return demo.ConfigText(s.kind, demo.Postgres, values)
-	}, s.my.DSN("crm", ""))
-	if err != nil {
+	if path, listen, err = s.configured(ctx, name); err != nil {
 		return "", "", err
 	}
 	_, err = s.capture(ctx, lethe, path, listen, 0)
 	return path, listen, err
+}
+
+// configured sets a config up.
+func (s *mysqlStage) configured(ctx context.Context, name string) (path, listen string, err error) {
+	return s.configure(ctx, name, func(values map[string]string) string {
+		values["LETHE_DEMO_CRM"] = s.my.DSN("crm", "lethe")
+		return demo.ConfigText(s.kind, demo.Postgres, values)
+	}, s.my.DSN("crm", ""))
 }
 
 // bare reads the log from a position with go-mysql as it comes, until so many rows were decoded.

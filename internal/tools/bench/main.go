@@ -1,12 +1,13 @@
 // Command bench measures Lethe beside something else doing the same work, in one run, and prints the ratios with their
 // targets. `make bench` runs all of it; docs/BENCHMARKS.md holds the results.
 //
-//	go run ./internal/tools/bench [-only drain,mysql,latency,sink] [-rounds 3] [-scale 1] [-rate 1000] [-for 60s]
+//	go run ./internal/tools/bench [-only drain,mysql,latency,sink,pass] [-rounds 3] [-scale 1] [-rate 1000] [-for 60s] [-customers 200000]
 //
 // drain: a backlog of row changes from PostgreSQL into acknowledged events on a real Kafka, beside pg_recvlogical writing
 // the same publication to a file. mysql: the same from MySQL 9, beside a loop of go-mysql, and with most of the traffic on an
 // unmapped table. latency: from a client's COMMIT returning to the commit in the replica. sink: applying
-// consent changes, beside a plain client's same statements.
+// consent changes, beside a plain client's same statements. pass: reading every row of the CRM into acknowledged events, beside a plain client that
+// reads the same chunks.
 package main
 
 import (
@@ -28,11 +29,14 @@ import (
 // options are the flags.
 type options struct {
 	only   string
+	crm    string
 	rounds int
 	scale  float64
 	rate   int
-	length time.Duration
-	lethe  string
+
+	customers int
+	length    time.Duration
+	lethe     string
 }
 
 // result is one line of the table.
@@ -43,11 +47,13 @@ type result struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.only, "only", "drain,mysql,latency,sink", "what to measure")
+	flag.StringVar(&o.only, "only", "drain,mysql,latency,sink,pass", "what to measure")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of drain and mysql; the median counts")
 	flag.Float64Var(&o.scale, "scale", 1, "part of the full backlog, for trying the harness")
 	flag.IntVar(&o.rate, "rate", 1000, "transactions a second of latency")
 	flag.DurationVar(&o.length, "for", time.Minute, "length of latency")
+	flag.IntVar(&o.customers, "customers", 200_000, "customers of pass, with a consent each; the targets are those of 1000000")
+	flag.StringVar(&o.crm, "crm", "", "the one CRM of pass: postgres or mysql; empty: both")
 	flag.StringVar(&o.lethe, "lethe", "", "the lethe binary; empty: build it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -83,7 +89,7 @@ func run(ctx context.Context, o *options) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, *options, string) ([]result, error)
-	}{{"drain", drain}, {"mysql", mysqlDrain}, {"latency", latency}, {"sink", sink}} {
+	}{{"drain", drain}, {"mysql", mysqlDrain}, {"latency", latency}, {"sink", sink}, {"pass", passes}} {
 		if !slices.Contains(only, part.name) {
 			continue
 		}
