@@ -15,6 +15,8 @@ type Draft struct {
 	ContactPK    []byte
 	// Absorbed are the canonical CRM keys of the subjects that a SubjectMerged joins into SubjectKey; the Pipeline makes Body's references of them.
 	Absorbed [][]byte
+	// ID names the event where no change does; nil: the change.
+	ID *schema.EventKey
 }
 
 // Ruler says which change means which event (capture/rules). It sees the changes and their commits, never the clock. One

@@ -39,6 +39,8 @@ type Options struct {
 	ResumePoll time.Duration
 	// Pass is what passes need; the zero value: none are made.
 	Pass PassOptions
+	// Readback is what asking the source about cases needs; the zero value: nothing is asked.
+	Readback ReadbackOptions
 
 	Logger     zerolog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -66,7 +68,7 @@ func (o *Options) validate() error {
 	setDefault(&o.CheckpointEvery, time.Second)
 	setDefault(&o.StopWithin, 10*time.Second)
 	setDefault(&o.ResumePoll, 5*time.Second)
-	return o.Pass.validate()
+	return errors.Join(o.Pass.validate(), o.Readback.validate())
 }
 
 func setDefault(d *time.Duration, value time.Duration) {

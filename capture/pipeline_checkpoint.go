@@ -59,6 +59,11 @@ func (s *session) saveAcked(ctx context.Context) error {
 	if !dirty {
 		return nil
 	}
+	if s.reader != nil {
+		if err := s.reader.flush(ctx); err != nil {
+			return err
+		}
+	}
 	next := s.current
 	next.Source, next.Identity, next.Incarnation = s.p.o.Name, s.identity, s.incarnation
 	next.Identity.Start = "" // from now on there is a position

@@ -138,10 +138,14 @@ var errNoSubject = errors.New("the rule gave an event without a subject key")
 func (s *session) emit(a *assembly, op Op, table string, n uint32, d *Draft) error {
 	ev := &a.event
 	ids := s.p.o.IDs
-	ev.EventID = ids.EventID(schema.EventKey{
+	key := schema.EventKey{
 		Incarnation: s.incarnation, Epoch: a.position.Epoch, Number: a.position.Commit,
 		Table: table, PK: d.PK, Op: uint8(op), Occurrence: n, Rule: d.Rule,
-	})
+	}
+	if d.ID != nil {
+		key = *d.ID
+	}
+	ev.EventID = ids.EventID(key)
 	ev.Order = schema.NewOrder(s.incarnation, a.position.Epoch, a.position.Commit, a.ordinal)
 	ev.CommittedAt, ev.DetectedAt = a.tx.CommittedAt, a.detectedAt
 	ev.Rule, ev.Body, ev.CRMKey = d.Rule, d.Body, d.SubjectKey
@@ -174,8 +178,13 @@ func (s *session) emit(a *assembly, op Op, table string, n uint32, d *Draft) err
 			return a.stop(op, table, "rule", "this is a defect of Lethe: report it with the rule's name", errNoSubject)
 		}
 		ev.SubjectRef = a.refs.get(d.SubjectKey)
-		if t := d.Body.Type(); t == schema.TypeSubjectErasure || t == schema.TypeSourceReport {
+		if t := d.Body.Type(); t == schema.TypeSubjectErasure || t == schema.TypeSourceReport || t == schema.TypeCaseDecision {
 			ev.CaseID = ids.CaseID(ev.SubjectRef)
+			if x := s.reader; x != nil && a == &s.assembly {
+				if err := x.note(ev); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	var err error

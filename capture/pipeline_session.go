@@ -24,7 +24,8 @@ type session struct {
 	incarnation uint32
 	identity    Identity
 
-	assembly // used by the source's goroutine only
+	assembly         // used by the source's goroutine only
+	reader   *reader // nil: the source is not asked about cases
 
 	// work ends all three goroutines.
 	work context.Context
@@ -173,7 +174,7 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.work = work
 	source := make(chan error, 1)
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	var others sync.WaitGroup
 	others.Go(func() { failed <- contained(s.p, "publishing", nil, func() error { return s.send(work) }) })
 	others.Go(func() {
@@ -185,6 +186,13 @@ func (s *session) run(ctx context.Context, from *Checkpoint) error {
 	if x := s.newPasser(); x != nil {
 		others.Go(func() {
 			if err := contained(s.p, "making a pass", nil, func() error { return x.run(passing) }); err != nil {
+				failed <- err
+			}
+		})
+	}
+	if s.reader = s.newReader(); s.reader != nil {
+		others.Go(func() {
+			if err := contained(s.p, "reading back", nil, func() error { return s.reader.run(passing) }); err != nil {
 				failed <- err
 			}
 		})

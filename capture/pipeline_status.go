@@ -78,6 +78,10 @@ type totals struct {
 	heartbeatErrors  atomic.Uint64
 	restarts         atomic.Uint64
 	passRows         atomic.Uint64
+	readbacks        atomic.Int64
+	readbackErrors   atomic.Uint64
+	unauthorised     atomic.Uint64
+	incomplete       atomic.Uint64
 	passErrors       atomic.Uint64
 }
 
@@ -154,6 +158,13 @@ func (p *Pipeline) register(r prometheus.Registerer) error {
 			func(s *Status) float64 { return float64(len(s.Gaps)) }),
 	}
 	list = append(list, p.passMetrics(counter, gauge)...)
+	list = append(list,
+		gauge("lethe_source_cases", "Cases about which the source is still to be asked, as far as they are in memory.",
+			func(*Status) float64 { return float64(p.totals.readbacks.Load()) }),
+		counter("lethe_source_ask_errors_total", "Times that the source could not be asked about a case.", &p.totals.readbackErrors),
+		counter("lethe_source_incomplete_total", "Cases of which the source still had something when it was read back first.", &p.totals.incomplete),
+		counter("lethe_source_unauthorised_total", "Cases that were opened without a request on file.", &p.totals.unauthorised),
+	)
 	for _, state := range states {
 		list = append(list, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lethe_capture_state", Help: "1 for the state that capture is in.",

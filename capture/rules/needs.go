@@ -40,7 +40,7 @@ func Needs(cfg *config.Source) (map[string]TableNeeds, error) {
 // readsRows tells the rules that say something of a row as it is from those that only see it change.
 func readsRows(s spec) bool {
 	switch s.(type) {
-	case *deletedSpec, keyChangeSpec:
+	case *deletedSpec, keyChangeSpec, *revivedSpec:
 		return false
 	}
 	return true

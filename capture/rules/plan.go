@@ -113,9 +113,8 @@ func (p *planner) erasures() {
 	subject := p.plan(p.cfg.Subject.Table)
 	subject.own = true
 	if p.cfg.Erased.When != "" {
-		subject.rules = append(subject.rules, &erasedSpec{
-			name: RuleErasedWhen, when: p.expression("source.erased.when", p.cfg.Erased.When), body: body(false),
-		})
+		when := p.expression("source.erased.when", p.cfg.Erased.When)
+		subject.rules = append(subject.rules, &erasedSpec{name: RuleErasedWhen, when: when, body: body(false)}, &revivedSpec{when: when})
 	}
 	if m := p.cfg.Erased.Marker; m != nil {
 		marker := p.marker(m)
