@@ -22,14 +22,14 @@ const sqlDue = `
 	FROM {s}.pending p
 	WHERE p.part = ANY ($1) AND p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT p.held
 		AND p.wait IN ('none', 'cool_off') AND p.due_at <= now()
-		AND NOT EXISTS (SELECT FROM {s}.decision d WHERE d.ref = p.ref AND d.done_at IS NULL) AND ` + sqlScanned + `
+		AND NOT EXISTS (SELECT FROM {s}.decision d WHERE d.ref = p.ref AND d.done_at IS NULL){gate} AND ` + sqlScanned + `
 	ORDER BY p.due_at, p.ref LIMIT $2 FOR UPDATE OF p`
 
 // sqlNextDue: when the next one is.
 const sqlNextDue = `
-	SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending
+	SELECT extract(epoch FROM min(due_at) - now())::float8 FROM {s}.pending p
 	WHERE part = ANY ($1) AND state = 'suppressed' AND matched AND NOT observed AND NOT held AND wait IN ('none', 'cool_off')
-		AND due_at < 'infinity'`
+		AND due_at < 'infinity'{gate}`
 
 // runPhase2 destroys what is due, one slice a call: batches come in between. Phase 2 of one case is one transaction:
 // rows, receipt and state. Where the replica refuses the statements of a slice its cases are tried one by one, so that
@@ -54,7 +54,7 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 	if waiting, err := r.wantScans(ctx, ledger.PartsOf(places), m); err != nil || waiting {
 		return time.Now().Add(scanPoll), err
 	}
-	return r.nextOf(ctx, "looking for due erasures", sqlNextDue, ledger.PartsOf(places))
+	return r.nextOf(ctx, "looking for due erasures", strings.Replace(sqlNextDue, "{gate}", r.gated(), 1), ledger.PartsOf(places))
 }
 
 // phase2Batch erases up to limit cases and returns how many were due.
@@ -105,7 +105,7 @@ func (r *Replica) due(ctx context.Context, tx pgx.Tx, places []sinks.Place, limi
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, r.ledger.sql(sqlDue), ledger.PartsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1, m.findTableNames())
+	rows, err := tx.Query(ctx, r.ledger.sql(strings.Replace(sqlDue, "{gate}", r.gated(), 1)), ledger.PartsOf(places), limit, r.cfg.Breaker.Window.Seconds(), r.cfg.Breaker.NewCases+1, m.findTableNames())
 	if err != nil {
 		return nil, err
 	}
@@ -214,8 +214,8 @@ func (m *Mapping) lockPersons(ctx context.Context, tx pgx.Tx, list []*ledger.Sub
 // eachPerson tells the persons (person.key in text form) that the subjects' CRM keys lead to now.
 func (m *Mapping) eachPerson(ctx context.Context, tx pgx.Tx, list []*ledger.Subject, lock string, tell func(s *ledger.Subject, key string)) error {
 	s := &statement{}
-	who := s.who(m, list)
-	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + m.matches("t") + lock)
+	who := s.whoBy(len(m.crm), list)
+	s.WriteString("SELECT v.i, t." + m.key.sql() + "::text FROM " + m.person.sql() + " AS t, " + who + " WHERE " + matchesBy(m.crm, "t") + lock)
 	rows, err := tx.Query(ctx, s.String(), s.args...)
 	if err != nil {
 		return err

@@ -27,6 +27,12 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*ledger.Plan, error) {
 		if err := ledger.ErrorOf(d.r.opts.Name, findings); err != nil {
 			return err
 		}
+		if len(m.crm) == 0 {
+			return &sinks.Error{
+				Class: sinks.Permanent, Op: "planning", Code: "no_crm_key",
+				Hint: fmt.Sprintf("replica %s has no person.crm_key: people are found in it by what its rows say, and not by the CRM key", d.r.opts.Name),
+			}
+		}
 		if len(key) != len(m.crm) {
 			return &sinks.Error{
 				Class: sinks.Permanent, Op: "planning", Code: "crm_key_parts",
@@ -40,6 +46,12 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*ledger.Plan, error) {
 		}
 		p.Found, p.Persons = len(persons.Keys), append(p.Persons, persons.Keys...)
 		p.Steps = m.steps(d.r.cfg.Mode)
+		if len(m.finds) > 0 { // statements know rows by person.key there
+			who = nil
+			for _, person := range p.Persons {
+				who = append(who, &ledger.Subject{Key: []string{person}})
+			}
+		}
 		return countPlan(ctx, tx, p, m, who)
 	})
 	if err != nil {
@@ -116,7 +128,7 @@ func (m *Mapping) byOf(j join) string {
 		return j.by.name
 	}
 	by := ""
-	for i, c := range m.crm {
+	for i, c := range m.by {
 		if i > 0 {
 			by += ", "
 		}
