@@ -155,7 +155,8 @@ func (s *Search) HeldBy() (values, ours [][]byte) {
 	for _, r := range s.order {
 		for i := range r.keys {
 			k := &r.keys[i]
-			if t := match.KeyOf(k.Type); t&(match.Telling|match.Postal) == 0 {
+			// Whoever holds the strict form of an address holds its loose form too.
+			if t := match.KeyOf(k.Type); t&(match.Telling|match.Postal) == 0 || t == match.EmailStrict {
 				continue
 			}
 			if _, asked := s.held[k.Value]; asked {

@@ -75,20 +75,11 @@ func (f *finding) byCRMKey(ctx context.Context, list []*ledger.Subject) (map[str
 	if len(m.crm) == 0 {
 		return out, nil
 	}
-	who, err := whoBy(m.crm, list)
-	if err != nil {
-		return nil, err
+	place := make(map[*ledger.Subject]int, len(list))
+	for i, s := range list {
+		place[s] = i
 	}
-	query := "SELECT v.i, " + m.key.text("t."+m.key.sql()) + " FROM " + m.tablesOf(who, join{table: m.person}, "") + " WHERE " + matchesBy(m.crm, "t") + f.locking()
-	err = eachRow(ctx, f.mapped, query, who.args, func(rows *sql.Rows) error {
-		var i int
-		var person string
-		if err := rows.Scan(&i, &person); err != nil {
-			return err
-		}
-		out[person] = i
-		return nil
-	})
+	err := m.eachPerson(ctx, f.mapped, list, f.locking(), func(s *ledger.Subject, person string) { out[person] = place[s] })
 	return out, err
 }
 
@@ -114,45 +105,70 @@ func (f *finding) candidates(ctx context.Context, s *ledger.Search) error {
 		return err
 	}
 	places, values := s.Lookups()
-	places, values, err := f.leading(ctx, places, values)
-	if err != nil || len(values) == 0 {
-		return err
-	}
-	return eachRow(ctx, f.own, f.r.ledger.sql(`SELECT DISTINCT v.i, k.person FROM `+valuesTable+` STRAIGHT_JOIN {p}row_key k FORCE INDEX (by_value) ON k.value = UNHEX(v.value)`),
-		[]any{valuesJSON(places, values)}, func(rows *sql.Rows) error {
-			var i int
-			var person string
-			if err := rows.Scan(&i, &person); err != nil {
-				return err
-			}
-			s.Candidate(i, person)
-			return nil
-		})
-}
-
-// leading drops keys that lead to more rows than one person has: nobody's address, and a batch must not read half a table
-// because of it.
-func (f *finding) leading(ctx context.Context, places []int32, values [][]byte) ([]int32, [][]byte, error) {
-	if len(values) == 0 {
-		return nil, nil, nil
-	}
-	crowded := map[int]bool{}
-	err := eachPlace(ctx, f.own, f.r.ledger.sql(`SELECT v.i FROM `+valuesTable+` WHERE
-		(SELECT 1 FROM {p}row_key k FORCE INDEX (by_value) WHERE k.value = UNHEX(v.value) LIMIT 1 OFFSET `+strconv.Itoa(ledger.MaxRows)+`) IS NOT NULL`),
-		[]any{valuesJSON(nil, values)}, func(n int) { crowded[n] = true })
-	if err != nil || len(crowded) == 0 {
-		return places, values, err
-	}
-	f.r.log.Warn().Int("keys", len(crowded)).Int("rows", ledger.MaxRows).
-		Msg("contact points that more rows have than one person's lead nowhere: are they placeholders? add them to ignore")
-	var p []int32
-	var v [][]byte
-	for n := range values {
-		if !crowded[n] {
-			p, v = append(p, places[n]), append(v, values[n])
+	persons, all, err := f.leadsTo(ctx, values)
+	if err == nil && !all {
+		if persons, err = f.leadsToFew(ctx, values); err != nil {
+			return err
 		}
 	}
-	return p, v, nil
+	if err != nil {
+		return err
+	}
+	crowded := 0
+	for n, list := range persons {
+		if len(list) > ledger.MaxRows {
+			crowded++
+			continue
+		}
+		for _, person := range list {
+			s.Candidate(int(places[n]), person)
+		}
+	}
+	if crowded > 0 {
+		f.r.log.Warn().Int("keys", crowded).Int("rows", ledger.MaxRows).
+			Msg("contact points that more rows have than one person's lead nowhere: are they placeholders? add them to ignore")
+	}
+	return nil
+}
+
+// enough is how many rows one question to an index may answer with, beside one for each key: of a key that half the table has
+// some are read, and then it is asked for in another way.
+const enough = 20 * ledger.MaxRows
+
+// leadsTo asks which rows keys lead to: the persons, by the key's place. all is false where there are too many to be read.
+func (f *finding) leadsTo(ctx context.Context, values [][]byte) (persons [][]string, all bool, err error) {
+	persons = make([][]string, len(values))
+	if len(values) == 0 {
+		return persons, true, nil
+	}
+	limit, rows := len(values)+enough, 0
+	err = eachRow(ctx, f.own, f.r.ledger.sql(`SELECT v.i, k.person FROM `+valuesTable+`
+		STRAIGHT_JOIN {p}row_key k FORCE INDEX (by_value) ON k.value = UNHEX(v.value) LIMIT ?`), []any{valuesJSON(nil, values), limit}, func(row *sql.Rows) error {
+		var n int
+		var person string
+		if err := row.Scan(&n, &person); err != nil {
+			return err
+		}
+		rows++
+		persons[n] = append(persons[n], person)
+		return nil
+	})
+	return persons, rows < limit, err
+}
+
+// leadsToFew is leadsTo, key by key, with one person more than anybody can be meant by. A key that leads to too many is nobody's
+// address, and a batch must not read half a table because of it.
+func (f *finding) leadsToFew(ctx context.Context, values [][]byte) ([][]string, error) {
+	persons := make([][]string, len(values))
+	for n, v := range values {
+		list, err := column1[string](ctx, f.own, f.r.ledger.sql(`SELECT k.person FROM {p}row_key k FORCE INDEX (by_value) WHERE k.value = ? LIMIT ?`),
+			v, ledger.MaxRows+1)
+		if err != nil {
+			return nil, err
+		}
+		persons[n] = list
+	}
+	return persons, nil
 }
 
 // readRows reads what the candidates say now, the person's own table first.
@@ -162,76 +178,41 @@ func (f *finding) readRows(ctx context.Context, s *ledger.Search, list []*ledger
 	if len(persons) == 0 {
 		return nil
 	}
-	crm, err := f.readCRMKeys(ctx, persons)
+	own := &findTable{join: join{table: f.m.person}}
+	for i := range f.m.finds {
+		if f.m.finds[i].by == nil {
+			own = &f.m.finds[i]
+		}
+	}
+	there := make(map[string]bool, len(persons))
+	found, err := f.m.readPersons(ctx, f.mapped, own, persons, f.m.crm, f.lock)
 	if err != nil {
 		return err
 	}
-	for person, key := range crm {
-		if place, ours := owners[person]; ours {
-			key = list[place].Key // what the server calls equal counts
+	for k := range found {
+		row := &found[k]
+		there[row.person] = true
+		if place, ours := owners[row.person]; ours {
+			row.crm = list[place].Key // what the server calls equal counts
 		}
-		s.Row(person, key, nil)
+		s.Row(row.person, row.crm, &row.values)
 	}
 	for i := range f.m.finds {
 		ft := &f.m.finds[i]
-		if f.leftOnly && ft.held {
+		if ft == own || f.leftOnly && ft.held {
 			continue
 		}
-		found, err := f.m.readPersons(ctx, f.mapped, ft, persons, f.lock)
+		found, err := f.m.readPersons(ctx, f.mapped, ft, persons, nil, f.lock)
 		if err != nil {
 			return err
 		}
 		for k := range found {
-			if row := &found[k]; there(crm, row.person) {
+			if row := &found[k]; there[row.person] {
 				s.Row(row.person, nil, &row.values)
 			}
 		}
 	}
 	return nil
-}
-
-func there(persons map[string][]string, person string) bool {
-	_, ok := persons[person]
-	return ok
-}
-
-// readCRMKeys reads which of some persons there are, and the CRM key that each carries; nil where it has none.
-func (f *finding) readCRMKeys(ctx context.Context, persons []string) (map[string][]string, error) {
-	m := f.m
-	places := make([]int32, len(persons))
-	for i := range places {
-		places[i] = int32(i) //nolint:gosec // as many as a batch has candidates
-	}
-	w, err := m.personsTable(places, persons)
-	if err != nil {
-		return nil, err
-	}
-	var place int
-	values := make([]sql.NullString, len(m.crm))
-	into := []any{&place}
-	selected := "SELECT w.i"
-	for k, c := range m.crm {
-		selected += ", " + c.text("t."+c.sql())
-		into = append(into, &values[k])
-	}
-	query := selected + " FROM " + w.sql + " STRAIGHT_JOIN " + m.person.sql() + " AS t WHERE " + m.owns(join{table: m.person}) + f.locking()
-	out := make(map[string][]string, len(persons))
-	err = eachRow(ctx, f.mapped, query, w.args, func(rows *sql.Rows) error {
-		if err := rows.Scan(into...); err != nil {
-			return err
-		}
-		var key []string
-		for _, v := range values {
-			if v.String == "" {
-				key = nil
-				break
-			}
-			key = append(key, v.String)
-		}
-		out[persons[place]] = key
-		return nil
-	})
-	return out, err
 }
 
 // readPairs reads what was decided about the subjects.
@@ -258,24 +239,10 @@ func (f *finding) readHolders(ctx context.Context, s *ledger.Search) error {
 	if len(values) == 0 {
 		return nil
 	}
-	list := func(keep func(n int) bool) string {
-		out := make([]byte, 0, 160*len(values))
-		for n := range values {
-			if !keep(n) {
-				continue
-			}
-			out = strconv.AppendInt(append(out, separator(len(out))+"["...), int64(n), 10)
-			out = appendHex(append(appendHex(append(out, ','), values[n]), ','), ours[n])
-			out = append(out, ']')
-		}
-		return string(closeList(out))
-	}
-	const held = `{p}contact_key k FORCE INDEX (by_value) WHERE k.standing <> 'revived' AND k.value = `
-	crowded := map[int]bool{}
-	err := eachPlace(ctx, f.own, f.r.ledger.sql(`SELECT v.i FROM `+heldTable+` WHERE (SELECT 1 FROM `+held+`UNHEX(v.value)
-		LIMIT 1 OFFSET `+strconv.Itoa(ledger.MaxRivals)+`) IS NOT NULL`), []any{list(func(int) bool { return true })}, func(n int) { crowded[n] = true })
-	if err != nil {
-		return err
+	list := make([]byte, 0, 160*len(values))
+	for n := range values {
+		list = strconv.AppendInt(append(list, separator(len(list))+"["...), int64(n), 10)
+		list = append(appendHex(append(appendHex(append(list, ','), values[n]), ','), ours[n]), ']')
 	}
 	tell := func(rows *sql.Rows) error {
 		var value, ref sql.RawBytes
@@ -285,13 +252,22 @@ func (f *finding) readHolders(ctx context.Context, s *ledger.Search) error {
 		s.Holder(value, ledger.Ref(ref))
 		return nil
 	}
-	for n := range crowded {
-		err := eachRow(ctx, f.own, f.r.ledger.sql(`SELECT k.value, k.ref FROM `+held+`? AND k.ref <> ? LIMIT `+strconv.Itoa(ledger.MaxRivals)),
-			[]any{values[n], ours[n]}, tell)
+	limit, n := len(values)+enough, 0
+	err := eachRow(ctx, f.own, f.r.ledger.sql(`SELECT k.value, k.ref FROM `+heldTable+` STRAIGHT_JOIN {p}contact_key k FORCE INDEX (by_value)
+		ON k.value = UNHEX(v.value) AND k.ref <> UNHEX(v.ours) WHERE k.standing <> 'revived' LIMIT ?`), []any{string(closeList(list)), limit},
+		func(rows *sql.Rows) error {
+			n++
+			return tell(rows)
+		})
+	if err != nil || n < limit {
+		return err
+	}
+	for n := range values {
+		err := eachRow(ctx, f.own, f.r.ledger.sql(`SELECT k.value, k.ref FROM {p}contact_key k FORCE INDEX (by_value)
+			WHERE k.value = ? AND k.ref <> ? AND k.standing <> 'revived' LIMIT `+strconv.Itoa(ledger.MaxRivals)), []any{values[n], ours[n]}, tell)
 		if err != nil {
 			return err
 		}
 	}
-	return eachRow(ctx, f.own, f.r.ledger.sql(`SELECT k.value, k.ref FROM `+heldTable+` STRAIGHT_JOIN {p}contact_key k FORCE INDEX (by_value)
-		ON k.value = UNHEX(v.value) AND k.ref <> UNHEX(v.ours) WHERE k.standing <> 'revived'`), []any{list(func(n int) bool { return !crowded[n] })}, tell)
+	return nil
 }

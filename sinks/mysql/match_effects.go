@@ -235,7 +235,7 @@ func knownOf(cases []*ledger.OpenedCase) func(*ledger.Search) {
 func (r *Replica) reindexing(ctx context.Context, tx *tx, m *Mapping, persons []string, fn func() error) error {
 	before := make([][][]byte, len(m.finds))
 	for i := range m.finds {
-		list, err := m.readPersons(ctx, tx, &m.finds[i], persons, false)
+		list, err := m.readPersons(ctx, tx, &m.finds[i], persons, nil, false)
 		if err != nil {
 			return err
 		}
@@ -245,7 +245,7 @@ func (r *Replica) reindexing(ctx context.Context, tx *tx, m *Mapping, persons []
 		return err
 	}
 	for i := range m.finds {
-		list, err := m.readPersons(ctx, tx, &m.finds[i], persons, false)
+		list, err := m.readPersons(ctx, tx, &m.finds[i], persons, nil, false)
 		if err != nil {
 			return err
 		}

@@ -129,3 +129,103 @@ func (i *matchInstance) Desk() sinktest.MatchDesk { return NewDesk(i.cfg, i.run)
 
 // Encode implements sinktest.MatchInstance.
 func (i *matchInstance) Encode(ev *schema.Event) []byte { return i.keys.Encode(i, ev) }
+
+// newMatchWorld is a world whose mapping finds people; change edits it.
+func newMatchWorld(t *testing.T, flavor, tables string, change ...func(*config.Replica)) *world {
+	t.Helper()
+	s := newSiteOn(t, testenv.SharedMySQL(t, flavor), append([]func(*config.Replica){erasing, matching}, change...)...)
+	s.exec(matchColumns)
+	if tables != "" {
+		s.exec(tables)
+	}
+	return worldOn(t, s)
+}
+
+// mail makes the event that a person has an e-mail address.
+func (w *world) mail(id int, address string) *schema.Event {
+	return w.event(id, &schema.ContactPoint{Contact: schema.ContactRef{byte(id)}, Kind: schema.ContactEmail, Keys: sinktest.Maker{}.Email(address)})
+}
+
+// chores runs the chores so often that whatever follows at once has followed.
+func (w *world) chores() {
+	w.Helper()
+	for range 12 {
+		w.due("due", "recheck_at")
+		w.runDue()
+	}
+}
+
+// After a partial restore rows that were erased are back: they are found again by what they say, once all have been read anew.
+func TestRestoredRowsAreFoundAgain(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		w := newMatchWorld(t, flavor, "")
+		w.exec(`INSERT INTO contact (email) VALUES ('jeanne@exemple.fr'), ('paul@exemple.fr'); CREATE TABLE backup AS SELECT * FROM contact;
+			CREATE TABLE backup_witness AS SELECT * FROM lethe_witness`)
+		w.chores()
+		w.apply(w.mail(1, "jeanne@exemple.fr"), w.erasure(1))
+		w.chores()
+		w.states(1, "suppressed applied verified")
+		w.want(`SELECT email FROM contact ORDER BY contact_id`, "NULL\npaul@exemple.fr")
+		w.want(`SELECT COUNT(*) FROM lethe_row_key`, "1")
+		w.exec(`DELETE FROM do_not_contact; DELETE FROM contact; INSERT INTO contact SELECT * FROM backup; DELETE FROM lethe_witness;
+			INSERT INTO lethe_witness SELECT * FROM backup_witness`)
+		w.r = w.replica() // which looks at the witnesses at once
+		w.assign()
+		w.chores()
+		w.want(`SELECT email, usable FROM contact ORDER BY contact_id`, "NULL|0\npaul@exemple.fr|1")
+		w.states(1, "suppressed applied verified applied verified")
+	})
+}
+
+// Rows of other tables say who a person is too, their keys spelled otherwise; a change of hands of such a row is one of persons.
+func TestPersonsAreFoundByRowsOfOtherTables(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		w := newMatchWorld(t, flavor, `CREATE TABLE mailbox (id INT AUTO_INCREMENT PRIMARY KEY, contact_id BIGINT NOT NULL, address VARCHAR(90) CHARACTER SET latin1,
+			FOREIGN KEY (contact_id) REFERENCES contact (contact_id))`, func(c *config.Replica) {
+			c.Erase.Tables["mailbox"] = &config.EraseTable{By: "contact_id", Delete: true}
+			c.Find.Email = []string{"contact.email", "mailbox.address"}
+		})
+		w.exec(`INSERT INTO contact (contact_id, firstname) VALUES (1, 'Jeanne'), (2, 'Paul'), (3, 'Luc');
+			INSERT INTO mailbox (contact_id, address) VALUES (1, 'other@exemple.fr'), (1, 'jéanne@exemple.fr'), (2, 'jeanne@exemple.fr'), (3, 'luc@exemple.fr')`)
+		w.apply(w.mail(1, "jéanne@exemple.fr"))
+		w.chores()
+		w.apply(w.erasure(1))
+		w.chores()
+		w.states(1, "suppressed applied verified")
+		w.want(`SELECT contact_id, firstname, usable FROM contact ORDER BY contact_id`, "1|NULL|0\n2|Paul|1\n3|Luc|1")
+		w.want(`SELECT contact_id, address FROM mailbox ORDER BY id`, "2|jeanne@exemple.fr\n3|luc@exemple.fr")
+		w.want(`SELECT person FROM lethe_row_key ORDER BY person`, "2\n3")
+	})
+}
+
+// The run role gets what finding people needs, and nothing more.
+func TestCheckGrantsWhatFindingNeeds(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		w := newMatchWorld(t, flavor, "")
+		w.r.Close()
+		w.exec(UninstallSQL(w.cfg) + `REVOKE ALL PRIVILEGES, GRANT OPTION FROM ` + w.role + `@'%'; GRANT EXECUTE ON ` + databasePattern(w.name, false) + `.* TO ` + w.role + `@'%'`)
+		w.fix(w.check())
+		w.fix(w.check())
+		if left := w.codes(w.check(), ledger.SeverityError); len(left) > 0 {
+			t.Fatalf("after the fixes there is still %v", left)
+		}
+		w.run = w.loginAs(w.role)
+		w.r = w.replica()
+		w.assign()
+		w.exec(`INSERT INTO contact (email, firstname, lastname, born) VALUES ('jeanne@exemple.fr', 'Jeanne', 'Martin', '1970-01-01'), ('paul@exemple.fr', NULL, NULL, NULL)`)
+		w.apply(w.mail(1, "jeanne@exemple.fr"), w.event(1, consent("newsletter", schema.ConsentGiven)))
+		w.chores()
+		w.want(`SELECT newsletter FROM contact ORDER BY contact_id`, "1\n0")
+		w.apply(w.erasure(1))
+		w.chores()
+		w.states(1, "suppressed applied verified")
+		w.exec(`UPDATE lethe_scan SET wanted = 1`)
+		w.chores()
+		if _, err := w.run.ExecContext(w.ctx, `UPDATE contact SET contact_id = 9`); !denied(err) {
+			t.Errorf("the run role may change person.key: %v", err)
+		}
+		if _, err := w.run.ExecContext(w.ctx, `DELETE FROM lethe_match_pair`); !denied(err) {
+			t.Errorf("the run role may forget what was decided: %v", err)
+		}
+	})
+}

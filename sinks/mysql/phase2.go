@@ -227,13 +227,11 @@ func (m *Mapping) lockPersons(ctx context.Context, tx *tx, list []*ledger.Subjec
 
 // eachPerson tells the persons (person.key in text form) that the subjects' CRM keys lead to now.
 func (m *Mapping) eachPerson(ctx context.Context, q querier, list []*ledger.Subject, lock string, tell func(s *ledger.Subject, key string)) error {
-	who, err := m.who(list)
+	who, err := whoBy(m.crm, list)
 	if err != nil {
 		return err
 	}
-	j := join{table: m.person}
-	from, where, key := m.reach(j)
-	query := "SELECT v.i, " + m.key.text(key) + " FROM " + m.tablesOf(who, j, from) + " WHERE " + where + lock
+	query := "SELECT v.i, " + m.key.text("t."+m.key.sql()) + " FROM " + m.tablesOf(who, join{table: m.person}, "") + " WHERE " + matchesBy(m.crm, "t") + lock
 	return eachRow(ctx, q, query, who.args, func(rows *sql.Rows) error {
 		var i int
 		var person string

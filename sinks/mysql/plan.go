@@ -34,6 +34,12 @@ func (d *Desk) Plan(ctx context.Context, key []string) (*ledger.Plan, error) {
 			return m.keyTypeError(d.r.opts.Name, err)
 		}
 		p.Found, p.Steps = len(p.Persons), m.steps(d.r.cfg.Mode)
+		if len(m.finds) > 0 { // statements know rows by person.key there
+			who = nil
+			for _, person := range p.Persons {
+				who = append(who, &ledger.Subject{Key: []string{person}})
+			}
+		}
 		return count(ctx, tx, p, m, who)
 	})
 	if err != nil {

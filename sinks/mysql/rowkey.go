@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"lethe/schema"
 	"lethe/sinks"
@@ -41,6 +43,7 @@ type rowRef struct {
 	key    []string // parts of its key, in the form of keyText
 	person string   // person.key in text form
 	place  int      // of the person in the list that was asked for
+	crm    []string // the CRM key that it carries, where that was asked for; nil: none
 	values ledger.RowTexts
 }
 
@@ -186,8 +189,8 @@ func (r *rowReader) scan(rows *sql.Rows, out *rowRef) error {
 }
 
 // readPersons reads the rows of some persons (person.key in text form) in a table as they are now. With lock nobody changes
-// them before the end of the transaction.
-func (m *Mapping) readPersons(ctx context.Context, q querier, ft *findTable, persons []string, lock bool) ([]rowRef, error) {
+// them before the end of the transaction. crm are columns of a CRM key to be read too.
+func (m *Mapping) readPersons(ctx context.Context, q querier, ft *findTable, persons []string, crm []*column, lock bool) ([]rowRef, error) {
 	if len(persons) == 0 {
 		return nil, nil
 	}
@@ -199,23 +202,44 @@ func (m *Mapping) readPersons(ctx context.Context, q querier, ft *findTable, per
 	if err != nil {
 		return nil, err
 	}
-	query := "SELECT w.i, " + ft.selected() + " FROM " + w.sql + " STRAIGHT_JOIN " + ft.table.sql() + " AS t WHERE " + m.owns(ft.join)
+	selected := []string{"w.i"}
+	var place int
+	key := make([]sql.NullString, len(crm))
+	before := []any{&place}
+	for k, c := range crm {
+		selected, before = append(selected, c.text("t."+c.sql())), append(before, &key[k])
+	}
+	if said := ft.selected(); said != "" {
+		selected = append(selected, said)
+	}
+	query := "SELECT " + strings.Join(selected, ", ") + " FROM " + w.sql + " STRAIGHT_JOIN " + ft.table.sql() + " AS t WHERE " + m.owns(ft.join)
 	if lock {
 		query += m.lock()
 	}
 	var out []rowRef
-	var place int
-	reader := newRowReader(ft, &place)
+	reader := newRowReader(ft, before...)
 	err = eachRow(ctx, q, query, w.args, func(rows *sql.Rows) error {
 		var r rowRef
 		if err := reader.scan(rows, &r); err != nil {
 			return err
 		}
-		r.place, r.person = place, persons[place]
+		r.place, r.person, r.crm = place, persons[place], crmKeyOf(key)
 		out = append(out, r)
 		return nil
 	})
 	return out, err
+}
+
+// crmKeyOf returns the CRM key that a row carries; nil where it has none.
+func crmKeyOf(parts []sql.NullString) []string {
+	var key []string
+	for _, p := range parts {
+		if p.String == "" {
+			return nil
+		}
+		key = append(key, p.String)
+	}
+	return key
 }
 
 // rowKey is one row of Lethe's table row_key, but for the name of its table.
@@ -230,15 +254,26 @@ func (k *rowKey) compare(o *rowKey) int {
 	return cmp.Or(strings.Compare(k.pk, o.pk), cmp.Compare(k.kind, o.kind), slices.Compare(k.value[:], o.value[:]))
 }
 
-// keysOf are the keys that some rows should have, in the order of row_key's own key.
+// keysOf are the keys that some rows should have, in the order of row_key's own key. Numbers take microseconds each to read:
+// every processor has its part.
 func (r *Replica) keysOf(list []rowRef) []rowKey {
-	out := make([]rowKey, 0, 2*len(list))
-	for i := range list {
-		pk := string(list[i].id())
-		for _, k := range r.core.IndexKeys(&list[i].values) {
-			out = append(out, rowKey{pk: pk, kind: match.KeyOf(k.Type).Number(), value: k.Value, person: list[i].person})
-		}
+	parts := make([][]rowKey, runtime.GOMAXPROCS(0))
+	var wait sync.WaitGroup
+	for n := range parts {
+		share := list[n*len(list)/len(parts) : (n+1)*len(list)/len(parts)]
+		wait.Go(func() {
+			keys := make([]rowKey, 0, 2*len(share))
+			for i := range share {
+				pk := string(share[i].id())
+				for _, k := range r.core.IndexKeys(&share[i].values) {
+					keys = append(keys, rowKey{pk: pk, kind: match.KeyOf(k.Type).Number(), value: k.Value, person: share[i].person})
+				}
+			}
+			parts[n] = keys
+		})
 	}
+	wait.Wait()
+	out := slices.Concat(parts...)
 	slices.SortFunc(out, func(a, b rowKey) int { return a.compare(&b) })
 	return slices.CompactFunc(out, func(a, b rowKey) bool { return a.compare(&b) == 0 })
 }

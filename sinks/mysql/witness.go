@@ -81,6 +81,7 @@ func (r *Replica) reapply(ctx context.Context, places []sinks.Place, tables []st
 				WHERE p.state = 'suppressed' AND s.state = 'suppressed' AND s.sealed_key IS NOT NULL FOR UPDATE
 				ON DUPLICATE KEY UPDATE recheck_at = VALUES(recheck_at), unmatched_since = COALESCE({p}due.unmatched_since, VALUES(unmatched_since))`,
 			`UPDATE {p}pending p SET p.matched = FALSE WHERE p.state = 'suppressed' AND p.applied_at IS NULL AND NOT p.observed`,
+			`UPDATE {p}scan s SET s.basis = '', s.full_at = NULL, s.fresh_at = NULL`, // phase 2 waits until all rows have been read again
 		}
 		for _, statement := range statements {
 			if _, err := r.write(ctx, tx, unbounded+statement); err != nil {

@@ -75,6 +75,8 @@ func (r *Replica) reapply(ctx context.Context, places []sinks.Place, tables []st
 			FROM {s}.pending p WHERE p.ref = s.ref AND p.state = 'suppressed' AND s.state = 'suppressed' AND s.sealed_key IS NOT NULL`))
 		b.Queue(r.ledger.sql(`
 			UPDATE {s}.pending SET matched = false WHERE state = 'suppressed' AND applied_at IS NULL AND NOT observed`))
+		// Phase 2 waits until all rows by which people are found have been read again.
+		b.Queue(r.ledger.sql(`UPDATE {s}.scan SET basis = '', full_at = NULL, fresh_at = NULL`))
 		for _, name := range tables {
 			b.Queue(r.ledger.sql(`UPDATE `+name+` SET n = (SELECT v::bigint FROM {s}.meta WHERE k = $2) WHERE replica = $1`), r.opts.Name, ledger.MetaWitness)
 		}
