@@ -152,6 +152,7 @@ func (c *Config) complete() {
 		r.Subject = s.Subject.Key
 	}
 	for _, r := range c.Replicas {
+		r.Gated = r.Needs == "contract" && s.Enforced()
 		for table, h := range r.Hold {
 			if h.By == "" {
 				h.By = r.Person.Key

@@ -72,10 +72,10 @@ type Source struct {
 	Postgres *PostgresSource
 	MySQL    *MySQLSource
 	Subject  Subject
-	Request  *Request // later version
+	Request  *Request
 	Erased   Erased
 	Tables   map[string]*Table // by schema.table
-	Gate     *Gate             // later version
+	Gate     *Gate
 	Pass     Pass
 	// Heartbeat is the interval of the messages through the source's log; default 5s.
 	Heartbeat time.Duration
@@ -116,7 +116,7 @@ type Request struct {
 type Erased struct {
 	When   string // expr over the row of the subject's table; opens a case
 	Marker *Marker
-	Window time.Duration // until the read-back of the source; later version
+	Window time.Duration // from the opening of a case to the read-back of the source where no marker comes first; 0: 15m
 	Phase2 string        // automatic (default) | on_decision
 	Ground string        // W3C DPV term
 }
@@ -220,12 +220,33 @@ type Gate struct {
 	Require map[string]string
 }
 
+// Asked reports whether there is anything to ask before phase 2: the gate's conditions, or whether there was a request.
+func (s *Source) Asked() bool {
+	if s.Gate != nil {
+		return s.Gate.Mode != GateOff && (len(s.Gate.Require) > 0 || s.Request != nil)
+	}
+	return s.Request != nil
+}
+
+// Enforced reports whether what the gate says decides. Without a gate the request alone does: replicas that need the contract
+// wait for it.
+func (s *Source) Enforced() bool { return s.Asked() && (s.Gate == nil || s.Gate.Mode == GateEnforce) }
+
+// The values of Gate.Mode.
+const (
+	GateOff     = "off"
+	GateObserve = "observe"
+	GateEnforce = "enforce"
+)
+
 // Replica is one downstream database.
 type Replica struct {
 	Name      string
 	Recipient Recipient
 	Mode      string // observe | suppress | erase, required
-	Needs     string // contract: the gate may hold phase 2; later version
+	Needs     string // contract: the gate may hold phase 2
+	// Gated is derived: phase 2 waits for the gate, because the replica needs the contract and the source's gate is enforced.
+	Gated     bool
 	Postgres  *PostgresServer
 	MySQL     *MySQLServer
 	Person    Person

@@ -66,6 +66,7 @@ func (v *validator) source() {
 	if r := s.Request; r != nil {
 		v.keyLength("source.request", r.Subject)
 	}
+	v.gate()
 	purposes, _, _ := v.c.scopes()
 	scopes := append([]string{"direct_marketing", "profiling", "all"}, slices.Sorted(maps.Keys(purposes))...)
 	for _, name := range slices.Sorted(maps.Keys(s.Tables)) {

@@ -13,6 +13,7 @@ import (
 
 	"lethe/internal/app"
 	"lethe/schema"
+	"lethe/sinks/ledger"
 )
 
 func casesCommand(g *globals) *cobra.Command {
@@ -24,7 +25,11 @@ func casesCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "cases", Short: "List erasures by case and replica", Args: cobra.NoArgs,
 		Long: `Lists every erasure by case and replica: where it stands, what it waits for, and the state of its effective receipt. A case
-names no person: its id is derived with a key.`,
+names no person: its id is derived with a key.
+
+SOURCE is what the source was found to say: complete_at_source, incomplete_at_source with the columns that are left, revived_at_source,
+unauthorised_at_source (there is no request on file), and what the gate says with the checks that fail. RECEIVED and LEGALLY DUE
+are those of the request (GDPR Art. 12(3)); what is not known is called unknown.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := g.load()
 			if err != nil {
@@ -34,15 +39,15 @@ names no person: its id is derived with a key.`,
 			if g.json {
 				return errors.Join(failed, printJSON(cmd.OutOrStdout(), list))
 			}
-			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR\tPASS", func(w io.Writer) {
+			err = table(cmd.OutOrStdout(), "CASE\tREPLICA\tSTATE\tWAITS FOR\tRECEIPT\tSINCE\tDUE\tATTEMPTS\tERROR\tPASS\tSOURCE\tRECEIVED\tLEGALLY DUE", func(w io.Writer) {
 				for i := range list {
 					c := &list[i]
 					due := moment(c.Due)
 					if c.Overdue {
 						due += " (overdue)"
 					}
-					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", c.Case, c.Replica, c.State, c.WaitsFor(), dash(c.Receipt), moment(c.Since),
-						due, c.Attempts, dash(c.ErrorCode), dash(c.Run)) // table reports the first failure
+					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", c.Case, c.Replica, c.State, c.WaitsFor(), dash(c.Receipt), moment(c.Since),
+						due, c.Attempts, dash(c.ErrorCode), dash(c.Run), sourceOfCase(c), known(c.ReceivedAt), legallyDue(c)) // table reports the first failure
 				}
 			})
 			codes := map[string]bool{}
@@ -59,6 +64,40 @@ names no person: its id is derived with a key.`,
 	cmd.Flags().BoolVar(&open, "open", false, "only those that are neither proven nor cancelled")
 	cmd.Flags().IntVar(&limit, "limit", defaultLimit, "at most so many of each replica, the newest first")
 	return cmd
+}
+
+// sourceOfCase says in one word what the source was found to say, with what is left.
+func sourceOfCase(c *app.CaseInfo) string {
+	parts := []string{}
+	for _, state := range c.States {
+		if state == ledger.SourceIncomplete {
+			state += "(" + strings.Join(c.Missing, ",") + ")"
+		}
+		parts = append(parts, state)
+	}
+	if c.Gate != "" {
+		gate := "gate:" + c.Gate
+		if len(c.GateChecks) > 0 {
+			gate += "(" + strings.Join(c.GateChecks, ",") + ")"
+		}
+		parts = append(parts, gate)
+	}
+	return dash(strings.Join(parts, " "))
+}
+
+func known(t time.Time) string {
+	if t.IsZero() {
+		return "unknown"
+	}
+	return moment(t)
+}
+
+func legallyDue(c *app.CaseInfo) string {
+	due := known(c.LegalDueAt)
+	if c.Overdue {
+		due += " overdue"
+	}
+	return due
 }
 
 const defaultLimit = 1000

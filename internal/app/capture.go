@@ -67,6 +67,10 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 	if err != nil {
 		return nil, err
 	}
+	readback, err := readbackOptions(a.cfg, conn, ring, server.form())
+	if err != nil {
+		return nil, err
+	}
 	pipeline, err := capture.NewPipeline(capture.Options{
 		Name: a.cfg.Name, ConfigDigest: a.cfg.SourceDigest(), Source: source, Rules: engine,
 		IDs: schema.NewIdentifiers(ring.Subject(), a.cfg.Name), Encoder: schema.NewEncoder(ring.Seal()), Publisher: publisher,
@@ -79,7 +83,7 @@ func (a *App) newCaptureRole(context.Context) (role, error) {
 			Replicas: ReplicaNames(a.cfg), Every: a.cfg.Source.Pass.Every, Chunk: a.cfg.Source.Pass.Chunk,
 			RowsPerSecond: a.cfg.Source.Pass.RowsPerSecond,
 		},
-		Logger: a.log, Registerer: a.registry,
+		Readback: readback, Logger: a.log, Registerer: a.registry,
 	})
 	if err != nil {
 		return nil, err

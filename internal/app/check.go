@@ -219,7 +219,12 @@ func checkSource(ctx context.Context, cfg *config.Config) ([]Finding, error) {
 	if err != nil {
 		return nil, nil //nolint:nilerr // a later version's, which checkConfig tells
 	}
-	return server.check(ctx)
+	out, err := server.check(ctx)
+	if err != nil || slices.ContainsFunc(out, func(f Finding) bool { return f.Code == CodeUnreachable }) {
+		return out, err
+	}
+	asked, err := checkReadback(ctx, cfg)
+	return append(out, asked...), err
 }
 
 func checkReplica(ctx context.Context, cfg *config.Config, r *config.Replica) ([]Finding, error) {

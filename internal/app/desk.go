@@ -13,6 +13,7 @@ import (
 	"lethe/capture/checkpoint"
 	"lethe/config"
 	"lethe/schema"
+	"lethe/sinks/ledger"
 )
 
 // errNoReplica names the replicas that there are.
@@ -61,6 +62,44 @@ type CaseInfo struct {
 	Attempts  int       `json:"attempts"`
 	ErrorCode string    `json:"error_code,omitempty"`
 	Run       string    `json:"run,omitempty"` // the pass that found it
+	SourceInfo
+}
+
+// SourceInfo is what the source was found to say about a case. Times are zero where they are not known.
+type SourceInfo struct {
+	States     []string  `json:"source_states"` // complete_at_source, incomplete_at_source, revived_at_source, unauthorised_at_source, gate_error
+	Missing    []string  `json:"source_missing,omitempty"`
+	Gate       string    `json:"gate,omitempty"` // waiting, hold, proceed; satisfied or failed where it decides nothing
+	GateChecks []string  `json:"gate_checks,omitempty"`
+	Requested  string    `json:"requested"` // yes, no, unknown
+	ReceivedAt time.Time `json:"received_at,omitzero"`
+	LegalDueAt time.Time `json:"legal_due_at,omitzero"`
+	CheckedAt  time.Time `json:"source_checked_at,omitzero"`
+	Overdue    bool      `json:"overdue"` // the legal time is over and the erasure not proven
+}
+
+func sourceInfo(c *ledger.Case, now time.Time) SourceInfo {
+	v := &c.Source
+	info := SourceInfo{
+		States: v.States, Missing: v.Missing, Gate: v.Gate, GateChecks: v.GateChecks, Requested: v.Requested, ReceivedAt: utcTime(v.ReceivedAt),
+		LegalDueAt: utcTime(v.LegalDueAt), CheckedAt: utcTime(v.CheckedAt),
+	}
+	if info.States == nil {
+		info.States = []string{}
+	}
+	if info.Requested == "" {
+		info.Requested = "unknown"
+	}
+	info.Overdue = !v.LegalDueAt.IsZero() && now.After(v.LegalDueAt) && c.State != ledger.PendingVerified && c.State != "cancelled"
+	return info
+}
+
+// utcTime leaves what is unknown zero.
+func utcTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC()
 }
 
 // Cases lists erasures by case, then replica, the newest cases first. What could be read is returned with an error too.
@@ -77,7 +116,7 @@ func Cases(ctx context.Context, cfg *config.Config, replica string, openOnly boo
 			}
 			out = append(out, CaseInfo{
 				Case: id, Replica: name, State: c.State, Wait: c.Wait, Receipt: c.Receipt, Since: c.Since.UTC(), Due: c.Due.UTC(), Overdue: c.Overdue, Attempts: c.Attempts,
-				ErrorCode: c.ErrorCode, Run: c.Run,
+				ErrorCode: c.ErrorCode, Run: c.Run, SourceInfo: sourceInfo(c, time.Now()),
 			})
 			if c.Due.IsZero() {
 				out[len(out)-1].Due = time.Time{}
@@ -102,6 +141,9 @@ var actor = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$`)
 
 // CheckActor refuses what looks like a person's name or address.
 func CheckActor(by string) error {
+	if by == ledger.GateDecider {
+		return &UsageError{errors.New("--by gate: that is the name under which the gate decides by itself; give your own role or pseudonym")}
+	}
 	if !actor.MatchString(by) {
 		return &UsageError{errors.New("--by is kept for ever beside what was decided: give a role or a pseudonym (letters, digits and _ . : -), " +
 			"never a person's name or e-mail address")}

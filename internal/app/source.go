@@ -51,6 +51,8 @@ type sourceServer interface {
 	uninstall(ctx context.Context) ([]string, error)
 	// dropLogin takes Lethe's login away.
 	dropLogin() string
+	// form is how the server writes SQL.
+	form() capture.SQLForm
 	// database and limit are how the config calls the section, and the alarm on log that waits.
 	database() string
 	limit() string

@@ -50,6 +50,8 @@ func (s *mysqlSource) open(log zerolog.Logger, registerer prometheus.Registerer)
 	return watchedBinlog{opened}, nil
 }
 
+func (*mysqlSource) form() capture.SQLForm { return capture.MySQLSQL }
+
 // watchedBinlog puts the status of the binary log into the words of every source.
 type watchedBinlog struct{ *capturemy.Source }
 

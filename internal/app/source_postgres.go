@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"lethe/capture"
 	capturepg "lethe/capture/postgres"
 	"lethe/config"
 )
@@ -57,6 +58,8 @@ func (s *postgresSource) open(log zerolog.Logger, registerer prometheus.Register
 	}
 	return watchedSlot{opened}, nil
 }
+
+func (*postgresSource) form() capture.SQLForm { return capture.PostgresSQL }
 
 // watchedSlot puts the slot's status into the words of every source.
 type watchedSlot struct{ *capturepg.Source }

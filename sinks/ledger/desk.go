@@ -11,7 +11,7 @@ import (
 type Case struct {
 	ID        schema.CaseID
 	State     string // observed, suppressed, applied, verified; cancelled where only receipts tell of it
-	Wait      string // none, cool_off, decision, breaker, gap; held, review and no_row beat them
+	Wait      string // none, cool_off, decision, breaker, gap, gate; held, review and no_row beat them
 	Since     time.Time
 	Due       time.Time // zero: not by itself; where a person has to decide about a row: until when
 	Overdue   bool      // that is over
@@ -19,6 +19,7 @@ type Case struct {
 	ErrorCode string
 	Receipt   string // state of the effective receipt; empty: none yet
 	Run       string // the pass that found it; empty: the log told of it
+	Source    SourceView
 }
 
 // RunCases are the cases that one pass has found in a replica and that wait for their release.

@@ -102,6 +102,8 @@ type DecisionRow struct {
 	Checks    []string // never nil
 	DecidedBy string
 	DecidedAt time.Time // zero: NULL
+	// Outcome, where set, closes the decision at once: the gate's takes effect through the table report.
+	Outcome string
 }
 
 // GapRow opens or closes a gap for one partition in the table gap: it is open for the replica until every partition has
@@ -133,8 +135,12 @@ func (u *Unit) Singles(parked func(ParkedRow), decision func(DecisionRow), gap f
 			if checks == nil {
 				checks = []string{}
 			}
+			outcome := ""
+			if body.DecidedBy == GateDecider {
+				outcome = DecisionDone
+			}
 			decision(DecisionRow{
-				EventID: x.Event.EventID, Ref: u.Core.Ref(x.Event.SubjectRef), CaseID: x.Event.CaseID, Part: part,
+				Outcome: outcome, EventID: x.Event.EventID, Ref: u.Core.Ref(x.Event.SubjectRef), CaseID: x.Event.CaseID, Part: part,
 				Decision: body.Decision.String(), Reason: body.Reason, Checks: checks, DecidedBy: body.DecidedBy, DecidedAt: body.DecidedAt,
 			})
 		case *schema.Gap:

@@ -59,6 +59,9 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 		out = append(out, c)
 		return err
 	})
+	if err == nil {
+		err = d.addReports(ctx, out)
+	}
 	return out, classify("listing cases", err)
 }
 

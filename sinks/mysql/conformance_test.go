@@ -24,6 +24,7 @@ func (h harness) New(t *testing.T, s sinktest.Setup) sinktest.Instance {
 	i := &instance{world: newWorld(t, h.flavor, func(c *config.Replica) {
 		c.Mode = s.Mode
 		c.Erase.CoolOff = s.CoolOff
+		c.Gated = s.Gated
 		c.Breaker = config.Breaker{NewCases: s.NewCases, Window: s.Window}
 		if s.NewCases == 0 {
 			c.Breaker = config.Breaker{NewCases: 1000, Window: time.Minute}

@@ -17,6 +17,7 @@ var tableNames = []string{
 	"meta", "partition", "subject", "due", "fact", "pending", "readback", "receipt", "parked", "decision", "gap",
 	"pass", "seen", "row_key", "scan", "review", "match_pair",
 	"contact", "contact_key", "contact_block", "touch", "alias", "finding",
+	"source_report",
 }
 
 // migrations make the ledger tables. Element n leads from version n to n+1, {p} is the prefix, {t} the tableOptions. MySQL commits every one of the
@@ -190,7 +191,7 @@ CREATE TABLE IF NOT EXISTS {p}gap (
   PRIMARY KEY (gap_id, part)
 ) {t}`, `
 CREATE OR REPLACE SQL SECURITY DEFINER VIEW {p}status AS` + statusColumns,
-}, slices.Concat(migration2, findTables, migrationContacts, statusView)}
+}, slices.Concat(migration2, findTables, migrationContacts, reportTables, statusView)}
 
 // tableOptions make a table of Lethe's own one whatever the server's and the database's defaults are.
 const tableOptions = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"

@@ -17,7 +17,7 @@ const dueCase = `p.state = 'suppressed' AND p.matched AND NOT p.observed AND NOT
 // sqlDue lists the cases whose phase 2 is due. A case is left alone while an operator's decision on it has not been carried
 // out.
 const sqlDue = `SELECT p.ref FROM {p}pending p WHERE {parts} AND ` + dueCase + ` AND p.due_at <= ?
-	AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL) AND {scanned}
+	AND NOT EXISTS (SELECT 1 FROM {p}decision d WHERE d.ref = p.ref AND d.done_at IS NULL){gate} AND {scanned}
 	ORDER BY p.due_at, p.ref LIMIT ?`
 
 // sqlBurst looks for one case more than the breaker allows between two times. It is asked once a case: of a query about all
@@ -47,7 +47,7 @@ func (r *Replica) runPhase2(ctx context.Context, places []sinks.Place) (time.Tim
 		return time.Now().Add(scanPoll), err
 	}
 	return r.nextOf(ctx, "looking for due erasures", "pending", "due_at",
-		"x.state = 'suppressed' AND x.matched AND NOT x.observed AND NOT x.held AND x.wait IN ('none', 'cool_off')", places)
+		"x.state = 'suppressed' AND x.matched AND NOT x.observed AND NOT x.held AND x.wait IN ('none', 'cool_off')"+r.gated("x"), places)
 }
 
 // phase2Batch erases up to limit cases and returns how many were due.
@@ -95,7 +95,7 @@ func (r *Replica) due(ctx context.Context, tx *tx, places []sinks.Place, limit i
 	if err != nil {
 		return nil, err
 	}
-	query := strings.NewReplacer("{parts}", inParts("p", ledger.PartsOf(places)), "{scanned}", m.scanned()).Replace(sqlDue)
+	query := strings.NewReplacer("{parts}", inParts("p", ledger.PartsOf(places)), "{scanned}", m.scanned(), "{gate}", r.gated("p")).Replace(sqlDue)
 	refs, err := r.refsOf(ctx, tx, query, tx.now, limit)
 	if err != nil || len(refs) == 0 {
 		return nil, err

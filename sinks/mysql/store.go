@@ -102,6 +102,9 @@ func (r *Replica) writeAll(ctx context.Context, tx *tx, u *ledger.Unit) error {
 	if err := r.writeReadback(ctx, tx, u); err != nil {
 		return err
 	}
+	if err := r.writeReports(ctx, tx, u); err != nil {
+		return err
+	}
 	if err := r.writeSingles(ctx, tx, u); err != nil {
 		return err
 	}
@@ -282,9 +285,13 @@ func (r *Replica) writeSingles(ctx context.Context, tx *tx, u *ledger.Unit) (err
 			ON DUPLICATE KEY UPDATE part = {p}parked.part`, p.Part, p.Offset, p.Ref[:], p.EventID[:], p.Bytes, p.Code, tx.now)
 	}, func(d ledger.DecisionRow) {
 		checks, _ := json.Marshal(d.Checks) // strings: no error
-		run(`INSERT INTO {p}decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = {p}decision.part`,
-			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, string(checks), d.DecidedBy, timeArg(d.DecidedAt), stored)
+		var done any
+		if d.Outcome != "" {
+			done = tx.now
+		}
+		run(`INSERT INTO {p}decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at, done_at, outcome)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = {p}decision.part`,
+			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, string(checks), d.DecidedBy, timeArg(d.DecidedAt), stored, done, textArg(d.Outcome))
 		run(`INSERT INTO {p}touch (ref, part, reason, at) SELECT s.ref, s.part, ?, ? FROM {p}alias a STRAIGHT_JOIN {p}subject s ON s.ref = a.absorbed
 			WHERE a.ref = ?`, ledger.TouchConsult, tx.now, d.Ref[:])
 		stored = stored.Add(time.Microsecond)

@@ -46,6 +46,9 @@ func (d *Desk) Cases(ctx context.Context, openOnly bool, limit int) ([]ledger.Ca
 		}
 		return c, err
 	})
+	if err == nil {
+		err = d.addReports(ctx, out)
+	}
 	return slices.Clip(out), classify(op, err)
 }
 

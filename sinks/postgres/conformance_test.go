@@ -22,6 +22,7 @@ func (harness) New(t *testing.T, s sinktest.Setup) sinktest.Instance {
 	i := &instance{world: newWorld(t, 15, func(c *config.Replica) {
 		c.Mode = s.Mode
 		c.Erase.CoolOff = s.CoolOff
+		c.Gated = s.Gated
 		c.Breaker = config.Breaker{NewCases: s.NewCases, Window: s.Window}
 		if s.NewCases == 0 {
 			c.Breaker = config.Breaker{NewCases: 1000, Window: time.Minute}

@@ -18,6 +18,7 @@ var ownTables = []string{
 	"pass", "seen",
 	"contact", "contact_key", "contact_block", "touch", "alias", "finding",
 	"row_key", "scan", "review", "match_pair",
+	"source_report",
 }
 
 // migrations make the ledger tables. Element n leads from version n to n+1; {s} is the quoted schema. They run in one
@@ -184,7 +185,7 @@ CREATE TABLE {s}.gap (
 );
 
 CREATE VIEW {s}.status AS` + statusColumns + `;
-`, migration2 + findTables + migrationContacts + statusView}
+`, migration2 + findTables + migrationContacts + reportTables + statusView}
 
 // ledgerTables names the tables of one replica's ledger.
 type ledgerTables struct {

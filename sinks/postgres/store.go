@@ -28,6 +28,9 @@ func (u *unit) queueAll(b *pgx.Batch) error {
 	}
 	u.queueReadback(b)
 	u.queueSingles(b)
+	if err := u.queueReports(b); err != nil {
+		return err
+	}
 	u.queuePasses(b)
 	return u.queueReceipts(b)
 }
@@ -225,9 +228,9 @@ func (u *unit) queueSingles(b *pgx.Batch) {
 			p.Part, p.Offset, p.Ref[:], p.EventID[:], p.Bytes, p.Code)
 	}, func(d ledger.DecisionRow) { // stored_at is their order, within a batch too: the last word of an operator holds
 		b.Queue(l.sql(`
-			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp()) ON CONFLICT DO NOTHING`),
-			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, d.Checks, d.DecidedBy, timeOrNull(d.DecidedAt))
+			INSERT INTO {s}.decision (event_id, ref, case_id, part, decision, reason, checks, decided_by, decided_at, stored_at, done_at, outcome)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp(), CASE WHEN $10::text IS NOT NULL THEN now() END, $10) ON CONFLICT DO NOTHING`),
+			d.EventID[:], d.Ref[:], d.CaseID[:], d.Part, d.Decision, d.Reason, d.Checks, d.DecidedBy, timeOrNull(d.DecidedAt), textOrNull(d.Outcome))
 		b.Queue(l.sql(`INSERT INTO {s}.touch (ref, part, reason) SELECT s.ref, s.part, $2 FROM {s}.alias a JOIN {s}.subject s ON s.ref = a.absorbed
 			WHERE a.ref = $1`), d.Ref[:], ledger.TouchConsult)
 	}, func(g ledger.GapRow) { u.queueGap(b, g.Part, g.Gap) })

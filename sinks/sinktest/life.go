@@ -116,6 +116,27 @@ func withdrawalKnownBefore(d *driver) {
 	d.wantPerson("2", permittedPerson)
 }
 
+func objectionElsewhere(d *driver) {
+	raised := &schema.Objection{Raised: true, Scope: "direct_marketing", Contact: schema.ContactRef{1}}
+	for i, key := range []string{"1", "2", "3"} {
+		d.in.InsertPerson(key)
+		d.apply(d.Event(key, bound(byte(1+i), schema.ConsentGiven)))
+		d.wantPerson(key, permittedPerson)
+	}
+	d.apply(d.Event("1", raised)) // before anything is known of the address
+	d.wantPerson("1", Person{Personal: true, Usable: true, Objects: true})
+	d.apply(d.Event("2", email(2, "family@example.org")))
+	d.apply(d.Event("1", email(1, "family@example.org")))
+	d.within(10*time.Second, "an objection about an address holds wherever it stands", func() bool { return !d.in.ReadPerson("2").Newsletter })
+	d.wantPerson("2", live) // it is not their objection
+	d.wantPerson("3", permittedPerson)
+	// It follows the person when the address goes.
+	d.apply(d.Event("1", &schema.ContactPoint{Contact: schema.ContactRef{1}, Kind: schema.ContactEmail, Removed: true}))
+	d.wantPerson("1", Person{Personal: true, Usable: true, Objects: true})
+	d.apply(d.Event("1", &schema.Objection{Scope: "direct_marketing"}))
+	d.wantPerson("1", live)
+}
+
 func newRecordOfTheErased(d *driver) {
 	for _, key := range []string{"1", "2", "3"} {
 		d.in.InsertPerson(key)

@@ -17,6 +17,7 @@ type Setup struct {
 	CoolOff  time.Duration // of phase 2
 	NewCases int           // breaker: cases within Window that need no release; 0: as many as there are
 	Window   time.Duration
+	Gated    bool // phase 2 waits for the gate
 }
 
 // Person is a person's row in the replica, reduced to what the suite asks about.
@@ -93,8 +94,14 @@ func Run(t *testing.T, h Harness) {
 		{"a replaced contact point takes its consents along", erasing(time.Hour), contactReplaced},
 		{"what was forbidden follows the person", erasing(time.Hour), contactRemoved},
 		{"a withdrawal holds wherever the address stands", erasing(time.Hour), withdrawalElsewhere},
+		{"an objection about an address holds wherever it stands", erasing(time.Hour), objectionElsewhere},
 		{"who gets a known address hears of its withdrawal", erasing(time.Hour), withdrawalKnownBefore},
 		{"a new record of an erased person needs evidence", erasing(0), newRecordOfTheErased},
+		{"phase 2 waits for the gate", gated(erasing(0)), gateHolds},
+		{"the gate is asked anew about a new case", gated(erasing(0)), gateOfNewCase},
+		{"the gate decides nothing for a person", gated(erasing(0)), gateOnDecision},
+		{"the gate only observes elsewhere", erasing(0), gateElsewhere},
+		{"what the source says shows", erasing(time.Hour), sourceStates},
 		{"joined records are one person", erasing(0), joinedRecords},
 		{"a cancel covers joined records", erasing(time.Hour), joinedAndCancelled},
 	} {

@@ -41,7 +41,7 @@ func (t *Topic) EventAt(crmKey string, number uint64, body schema.Body) *schema.
 	switch body.(type) {
 	case *schema.Heartbeat, *schema.Gap, *schema.PassMarker:
 		return ev
-	case *schema.SubjectErasure, *schema.CaseDecision:
+	case *schema.SubjectErasure, *schema.CaseDecision, *schema.SourceReport:
 		ev.CaseID = t.CaseID(crmKey)
 	}
 	ev.SubjectRef, ev.CRMKey = t.IDs.SubjectRef(key), key

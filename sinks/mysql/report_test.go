@@ -1,0 +1,13 @@
+package mysql
+
+import "lethe/sinks/ledger"
+
+// Cases implements sinktest.Lister.
+func (i *instance) Cases() []ledger.Case {
+	i.Helper()
+	list, err := NewDesk(i.cfg, i.run).Cases(i.ctx, false, 10)
+	if err != nil {
+		i.Fatal(err)
+	}
+	return list
+}
