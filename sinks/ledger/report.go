@@ -65,8 +65,8 @@ func (u *Unit) ReportRows() ([]ReportRow, error) {
 		x := &u.Results[i]
 		switch body := x.Event.Body.(type) {
 		case *schema.SourceReport:
-			if x.Outcome == OutcomeElsewhere {
-				continue
+			if x.Outcome == OutcomeElsewhere || body.Aspect == schema.AspectPresent {
+				continue // that somebody is there is no report about a case; a pass has one of everybody
 			}
 			missing, err := missingJSON(body.Missing)
 			if err != nil {
