@@ -46,6 +46,8 @@ func TestEventsCarryWhatTheSinksNeed(t *testing.T) {
 			"consent": {
 				{Rule: "consent", PK: customer, SubjectKey: customer, Body: body, ContactTable: "public.customer_email", ContactPK: address},
 				{Rule: "objection", PK: customer, SubjectKey: customer, Body: &schema.Objection{}},
+				{Rule: "contact_point", PK: customer, SubjectKey: customer, Body: &schema.ContactPoint{}, ContactTable: "public.customer_email", ContactPK: address},
+				{Rule: "merged", PK: customer, SubjectKey: customer, Body: &schema.SubjectMerged{}, Absorbed: [][]byte{address}},
 			},
 		}}
 		kept := &keeper{}
@@ -61,10 +63,10 @@ func TestEventsCarryWhatTheSinksNeed(t *testing.T) {
 		}
 		ids := schema.NewIdentifiers(prf{}, "crm")
 		ref := ids.SubjectRef(customer)
-		if len(kept.events) != 3 {
+		if len(kept.events) != 5 {
 			t.Fatalf("%d events", len(kept.events))
 		}
-		for i, ordinal := range []uint32{0, 2, 2} {
+		for i, ordinal := range []uint32{0, 2, 2, 2, 2} {
 			ev := &kept.events[i]
 			if ev.SubjectRef != ref || string(ev.CRMKey) != string(customer) || ev.Source != "crm" || ev.ConfigDigest != digest ||
 				ev.Order != schema.NewOrder(1, 1, 100, ordinal) || !ev.CommittedAt.Equal(w.script[0].tx.CommittedAt) || ev.DetectedAt.IsZero() {
@@ -77,6 +79,12 @@ func TestEventsCarryWhatTheSinksNeed(t *testing.T) {
 		consent, ok := kept.events[1].Body.(*schema.ConsentChange)
 		if !ok || consent.Contact != ids.ContactRef("public.customer_email", address) {
 			t.Errorf("the consent's contact point: %+v", kept.events[1].Body)
+		}
+		if point, ok := kept.events[3].Body.(*schema.ContactPoint); !ok || point.Contact != consent.Contact {
+			t.Errorf("the contact point is not what the consent is bound to: %+v", kept.events[3].Body)
+		}
+		if merged, ok := kept.events[4].Body.(*schema.SubjectMerged); !ok || len(merged.Absorbed) != 1 || merged.Absorbed[0] != ids.SubjectRef(address) {
+			t.Errorf("the subjects that were joined: %+v", kept.events[4].Body)
 		}
 		want := ids.EventID(schema.EventKey{
 			Incarnation: 1, Epoch: 1, Number: 100, Table: "public.customer", PK: customer, Op: uint8(OpUpdate), Occurrence: 2, Rule: "objection",
