@@ -134,7 +134,12 @@ func (s *Source) makeWalk(ctx context.Context, conn *sql.Conn, table string) (*w
 		return nil, err
 	}
 	if err := eachRow(ctx, conn, "SELECT "+probe, func([]sql.NullString) {}); err != nil {
-		return nil, refusedTable(table, err)
+		err = refusedTable(table, err)
+		var refused *capture.TableRefusedError
+		if errors.As(err, &refused) && refused.Cause == capture.RefusedGrant {
+			refused.Hint = "`lethe setup`, or as the owner: GRANT SELECT (" + w.reads() + ") ON " + quoteTable(table) + " TO the login of Lethe"
+		}
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

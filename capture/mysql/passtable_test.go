@@ -296,7 +296,7 @@ func TestAPassNeedsPrivileges(t *testing.T) {
 		}
 		defer func() { _ = src.Close(context.Background()) }()
 		var refused *capture.TableRefusedError
-		if _, err := src.PassTable(t.Context(), c.db+".consent"); !errors.As(err, &refused) || refused.Cause != capture.RefusedGrant {
+		if _, err := src.PassTable(t.Context(), c.db+".consent"); !errors.As(err, &refused) || refused.Cause != capture.RefusedGrant || !strings.Contains(refused.Hint, "SELECT (`customer_id`, `id`, `status`)") {
 			t.Errorf("without the key: %v", err)
 		}
 		findings := c.check(t)

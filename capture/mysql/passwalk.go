@@ -255,6 +255,17 @@ func (w *walk) describe() string {
 	return b.String()
 }
 
+// reads lists the columns that are read, quoted, those of the key included.
+func (w *walk) reads() string {
+	names := append(w.keyNames(), w.columns...)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	for i, name := range names {
+		names[i] = quoteName(name)
+	}
+	return strings.Join(names, ", ")
+}
+
 // keyNames are the columns of the key, in its order.
 func (w *walk) keyNames() []string {
 	names := make([]string, len(w.key))

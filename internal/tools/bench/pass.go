@@ -84,7 +84,7 @@ func passRounds(ctx context.Context, o *options, over passOver) (_ []result, err
 		return nil, err
 	}
 	var ours, theirs []time.Duration
-	peak, rows := 0.0, 0
+	peak, rows, events := 0.0, 0, 0
 	for i := range o.rounds {
 		path, listen, err := over.passing(ctx, fmt.Sprintf("pass%d", i))
 		if err != nil {
@@ -94,16 +94,17 @@ func passRounds(ctx context.Context, o *options, over passOver) (_ []result, err
 		if err != nil {
 			return nil, err
 		}
-		used, passed, err := over.base().pass(ctx, o.lethe, path, listen)
+		used, made, err := over.base().pass(ctx, o.lethe, path, listen)
 		if err != nil {
 			return nil, err
 		}
-		if passed != read {
-			return nil, fmt.Errorf("the pass read %d rows, and the plain client %d", passed, read)
+		if made.rows != read {
+			return nil, fmt.Errorf("the pass read %d rows, and the plain client %d", made.rows, read)
 		}
+		events = made.events
 		ours, theirs, peak, rows = append(ours, used.wall), append(theirs, took), max(peak, used.mb), read
-		fmt.Fprintf(os.Stderr, "%s: %d rows, plain client %.2f s, lethe %.2f s with %.2f s of CPU and %.0f MB\n", over.label(), read, took.Seconds(),
-			used.wall.Seconds(), used.cpu.Seconds(), used.mb)
+		fmt.Fprintf(os.Stderr, "%s: %d rows, plain client %.2f s, lethe %.2f s with %d events, %.2f s of CPU and %.0f MB\n", over.label(), read, took.Seconds(),
+			used.wall.Seconds(), made.events, used.cpu.Seconds(), used.mb)
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)
@@ -111,7 +112,7 @@ func passRounds(ctx context.Context, o *options, over passOver) (_ []result, err
 	speed := b.Seconds() / a.Seconds()
 	return []result{
 		{
-			fmt.Sprintf("%s: a pass over %d rows", over.label(), rows), fmt.Sprintf("%.2f s", a.Seconds()), fmt.Sprintf("the same chunks by a plain client: %.2f s", b.Seconds()),
+			fmt.Sprintf("%s: a pass over %d rows into %d acknowledged events", over.label(), rows, events), fmt.Sprintf("%.2f s", a.Seconds()), fmt.Sprintf("the same chunks by a plain client: %.2f s", b.Seconds()),
 			fmt.Sprintf("%.2f of its speed", speed), fmt.Sprintf("at least %.1f", passTarget), speed >= passTarget,
 		},
 		{over.label() + ": memory of the process meanwhile", fmt.Sprintf("%.0f MB", peak), "", "", fmt.Sprintf("at most %.0f MB", memoryTarget), peak <= memoryTarget},
@@ -154,11 +155,14 @@ func (t *passTable) query(parameter string, limit int) string {
 	return fmt.Sprintf("SELECT %[1]s, %[2]s FROM %[3]s WHERE %[1]s > %[4]s ORDER BY %[1]s LIMIT %[5]d", t.key, strings.Join(t.columns, ", "), t.name, parameter, limit)
 }
 
+// passMade is what a pass has read and published.
+type passMade struct{ rows, events int }
+
 // pass runs the capture role until its first pass has ended, and returns what that took from its begin on.
-func (s *stage) pass(ctx context.Context, lethe, config, listen string) (u usage, rows int, err error) {
+func (s *stage) pass(ctx context.Context, lethe, config, listen string) (u usage, made passMade, err error) {
 	p, err := s.start(ctx, lethe, config, "--role", "capture")
 	if err != nil {
-		return u, 0, err
+		return u, made, err
 	}
 	running := func() (float64, error) { return metric(ctx, listen, "lethe_pass_running{") }
 	began := time.Now()
@@ -174,14 +178,16 @@ func (s *stage) pass(ctx context.Context, lethe, config, listen string) (u usage
 		})
 	}
 	u.wall = time.Since(began)
-	read, readErr := metric(ctx, listen, "lethe_pass_rows{")
+	rows, rowsErr := metric(ctx, listen, "lethe_pass_rows{")
+	events, eventsErr := metric(ctx, listen, "lethe_capture_events_total{")
+	made = passMade{rows: int(rows), events: int(events)}
 	mb, peakErr := p.peak()
-	err = errors.Join(p.stop(errors.Join(err, readErr)), peakErr)
+	err = errors.Join(p.stop(errors.Join(err, rowsErr, eventsErr)), peakErr)
 	if state := p.cmd.ProcessState; state != nil {
 		u.cpu = state.UserTime() + state.SystemTime()
 	}
 	u.mb = mb
-	return u, int(read), err
+	return u, made, err
 }
 
 // postgresPass is the CRM on PostgreSQL.
