@@ -229,3 +229,25 @@ func TestCheckGrantsWhatFindingNeeds(t *testing.T) {
 		}
 	})
 }
+
+// An address that thousands have is nobody's: it leads nowhere, and reading stops early; the others of the batch are found. One
+// that thousands of subjects hold is shared, whoever they are.
+func TestPlaceholdersLeadNowhere(t *testing.T) {
+	flavors(t, func(t *testing.T, flavor string) {
+		w := newMatchWorld(t, flavor, "")
+		w.exec(`SET SESSION /*M! max_recursive_iterations = 100000 */ /*!80000 cte_max_recursion_depth = 100000 */;
+			INSERT INTO contact (email) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 4500) SELECT 'info@exemple.fr' FROM n;
+			INSERT INTO contact (contact_id, email) VALUES (9001, 'jeanne@exemple.fr'), (9002, 'paul@exemple.fr')`)
+		w.chores()
+		w.apply(w.mail(1, "info@exemple.fr"), w.mail(2, "jeanne@exemple.fr"), w.mail(3, "paul@exemple.fr"))
+		w.exec(`SET SESSION /*M! max_recursive_iterations = 100000 */ /*!80000 cte_max_recursion_depth = 100000 */;
+			INSERT INTO lethe_contact_key (ref, contact_ref, value, type, key_id, norm_version, standing)
+			WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 4500)
+			SELECT UNHEX(SHA2(n.n, 256)), k.contact_ref, k.value, k.type, k.key_id, k.norm_version, 'live' FROM n JOIN (SELECT * FROM lethe_contact_key
+				WHERE value IN (SELECT value FROM lethe_row_key WHERE person = '9002')) k`)
+		w.apply(w.event(1, consent("newsletter", schema.ConsentGiven)), w.event(2, consent("newsletter", schema.ConsentGiven)))
+		w.want(`SELECT contact_id FROM contact WHERE newsletter`, "9001")
+		w.apply(w.event(3, &schema.Objection{Raised: true, Scope: "direct_marketing"}), w.event(1, &schema.Objection{Raised: true, Scope: "direct_marketing"}))
+		w.want(`SELECT contact_id FROM contact WHERE no_marketing = 'Y'`, "9002")
+	})
+}

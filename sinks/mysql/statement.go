@@ -42,8 +42,8 @@ func (s *statement) addParts(parts []part, separator string) {
 }
 
 // who are the subjects that a statement speaks of, as a table v(i, k1, …): i is the place in list, k1… the parts of the CRM
-// key as the columns take them, or person.key where list are stand-ins for rows (ledger.StandIns); a subject whose key no row can hold has NULL there. extra adds columns. A key that is no value
-// of its column is a Poison error.
+// key as the columns take them, or person.key where list are stand-ins for rows (ledger.StandIns); a subject whose key no row
+// can hold has NULL there. extra adds columns. A key that is no value of its column is a Poison error.
 func (m *Mapping) who(list []*ledger.Subject, extra ...whoColumn) (part, error) {
 	return whoBy(m.by, list, extra...)
 }
