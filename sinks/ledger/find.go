@@ -77,7 +77,7 @@ func (s *Search) Lookups() (places []int32, values [][]byte) {
 			}
 			for j := range c.Keys {
 				if Indexed(c.Keys[j].Type) {
-					places, values = append(places, int32(i)), append(values, c.Keys[j].Value[:]) //nolint:gosec // a batch has thousands
+					places, values = append(places, int32(i)), append(values, c.Keys[j].Value[:])
 				}
 			}
 		}

@@ -61,7 +61,7 @@ func (k Keys) Names() []string {
 func (k Keys) String() string { return strings.Join(k.Names(), "+") }
 
 // Number is the number under which the table row_key holds a type; KeyOfNumber takes it back.
-func (k Keys) Number() int16 { return int16(bits.TrailingZeros8(uint8(k))) }
+func (k Keys) Number() int16 { return int16(bits.TrailingZeros8(uint8(k))) } //nolint:gosec // at most eight
 
 // KeyOfNumber returns the set of one type; empty for a number that this version does not know.
 func KeyOfNumber(n int16) Keys {

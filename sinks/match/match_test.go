@@ -78,7 +78,8 @@ func TestDecide(t *testing.T) {
 		{"e-mail strict, one row, both shared by one", []Evidence{shared(email(1, Name), EmailStrict|Name)}, "review", "whole"},
 		{
 			"e-mail strict, one row, shared by two who hold one each",
-			[]Evidence{shared(shared(email(1, Name), EmailStrict), Name)}, "apply", "whole",
+			[]Evidence{shared(shared(email(1, Name), EmailStrict), Name)},
+			"apply", "whole",
 		},
 		{"shared mailbox without a name", []Evidence{shared(shared(unnamed(email(1, 0)), EmailStrict), EmailStrict)}, "review", "whole"},
 		{"two addresses in two rows", []Evidence{email(1, 0), email(2, 0)}, "apply apply", "whole whole"},
@@ -88,20 +89,24 @@ func TestDecide(t *testing.T) {
 		{"e-mail strict, n rows, one has no name", []Evidence{email(1, Name), email(1, 0)}, "review review", "whole whole"},
 		{
 			"e-mail strict, n rows, the subject's name unknown, theirs agree",
-			[]Evidence{unnamed(named(email(1, 0), 1, 2)), unnamed(named(email(1, 0), 2))}, "apply apply", "whole whole",
+			[]Evidence{unnamed(named(email(1, 0), 1, 2)), unnamed(named(email(1, 0), 2))},
+			"apply apply", "whole whole",
 		},
 		{
 			"e-mail strict, n rows, the subject's name unknown, theirs differ",
-			[]Evidence{unnamed(named(email(1, 0), 1)), unnamed(named(email(1, 0), 2))}, "review review", "whole whole",
+			[]Evidence{unnamed(named(email(1, 0), 1)), unnamed(named(email(1, 0), 2))},
+			"review review", "whole whole",
 		},
 		{"e-mail strict, n rows, nobody's name known", []Evidence{unnamed(email(1, 0)), unnamed(email(1, 0))}, "review review", "whole whole"},
 		{
 			"e-mail strict, n rows, one of another CRM key",
-			[]Evidence{email(1, Name), otherCRM(named(email(1, 0), 2))}, "review review", "whole whole",
+			[]Evidence{email(1, Name), otherCRM(named(email(1, 0), 2))},
+			"review review", "whole whole",
 		},
 		{
 			"e-mail strict, n rows, one by the CRM key",
-			[]Evidence{email(1, Name), with(email(1, 0), func(e *Evidence) { e.CRMKey = true })}, "apply apply", "whole whole",
+			[]Evidence{email(1, Name), with(email(1, 0), func(e *Evidence) { e.CRMKey = true })},
+			"apply apply", "whole whole",
 		},
 
 		{"past e-mail, one row", []Evidence{past(email(1, 0))}, "apply", "whole"},
@@ -120,11 +125,13 @@ func TestDecide(t *testing.T) {
 		{"name and postal address, few rows", []Evidence{keys(NamePostal), keys(NamePostal), keys(NamePostal)}, "review review review", "whole whole whole"},
 		{
 			"name and postal address, many rows",
-			[]Evidence{keys(NamePostal), keys(NamePostal), keys(NamePostal), keys(NamePostal)}, "review review review review", "review review review review",
+			[]Evidence{keys(NamePostal), keys(NamePostal), keys(NamePostal), keys(NamePostal)},
+			"review review review review", "review review review review",
 		},
 		{
 			"name, postal address and phone of a household, many rows",
-			[]Evidence{keys(NamePostal), keys(NamePostal), keys(NamePostal), keys(NamePostal | Phone)}, "review review review apply", "review review review whole",
+			[]Evidence{keys(NamePostal), keys(NamePostal), keys(NamePostal), keys(NamePostal | Phone)},
+			"review review review apply", "review review review whole",
 		},
 		{"e-mail loose only", []Evidence{keys(EmailLoose)}, "review", "whole"},
 		{"e-mail loose and name", []Evidence{keys(EmailLoose | Name)}, "review", "whole"},

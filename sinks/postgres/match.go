@@ -169,7 +169,7 @@ func (f *finding) readRows(ctx context.Context, s *ledger.Search, list []*ledger
 		s.Row(person, crm, said)
 	})
 	for i := range f.m.finds {
-		if ft := &f.m.finds[i]; ft != own && !(f.leftOnly && ft.held) {
+		if ft := &f.m.finds[i]; ft != own && (!f.leftOnly || !ft.held) {
 			f.queueRead(b, ft, persons, nil, func(person string, _ []string, said *ledger.RowTexts) {
 				if there[person] {
 					s.Row(person, nil, said)
