@@ -52,20 +52,21 @@ func (r *readers) with(ctx context.Context, f func(context.Context, *pgx.Conn) e
 // take returns an idle connection that the server has not closed meanwhile, or a new one.
 func (r *readers) take(ctx context.Context) (*pgx.Conn, error) {
 	for {
-		var conn *pgx.Conn
+		var last idleReader
 		r.mu.Lock()
 		if n := len(r.idle); n > 0 {
-			conn = r.idle[n-1].conn
+			last = r.idle[n-1]
 			r.idle = r.idle[:n-1]
 		}
 		r.mu.Unlock()
-		if conn == nil {
+		if last.conn == nil {
 			return r.open(ctx)
 		}
-		if conn.PgConn().CheckConn() == nil {
-			return conn, nil
+		// The look takes a millisecond, which is what a chunk takes.
+		if time.Since(last.since) < time.Second || last.conn.PgConn().CheckConn() == nil {
+			return last.conn, nil
 		}
-		closeConn(ctx, conn.PgConn())
+		closeConn(ctx, last.conn.PgConn())
 	}
 }
 
