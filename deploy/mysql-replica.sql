@@ -63,6 +63,7 @@ GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_scan` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_review` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_match_pair` TO `lethe_owner`@`%` WITH GRANT OPTION;
+GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_source_report` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_contact` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_contact_key` TO `lethe_owner`@`%` WITH GRANT OPTION;
 GRANT CREATE, ALTER, DROP, INDEX, SELECT, INSERT, UPDATE, DELETE ON `marketing`.`lethe_contact_block` TO `lethe_owner`@`%` WITH GRANT OPTION;

@@ -105,6 +105,7 @@ SELECT format('GRANT %s ON %s TO %I', t.privileges, c.oid::regclass, :'role')
                ('review',    'SELECT, INSERT, UPDATE'),
                ('match_pair', 'SELECT, INSERT'),
                ('source_report', 'SELECT, INSERT, UPDATE, DELETE'),
+               ('source_report', 'SELECT, INSERT, UPDATE, DELETE'),
                ('status',    'SELECT')) AS t (name, privileges)
   JOIN pg_class c ON c.relname = t.name
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :'schema' \gexec

@@ -10,6 +10,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
+	"lethe/capture/checkpoint"
 	"lethe/config"
 	"lethe/internal/kafkaconn"
 	"lethe/internal/keys"
@@ -49,6 +50,9 @@ func sealInUse(ctx context.Context, cfg *config.Config, id uint32) (string, erro
 			return fmt.Sprintf("replica %s: %d parked events (`lethe dead-letters list`)", name, parked), nil
 		}
 	}
+	if used, err := sealedCases(ctx, cfg, id); used != "" || err != nil {
+		return used, err
+	}
 	return usedInTopic(ctx, cfg, func(value []byte) bool {
 		parts, err := schema.SealedParts(value)
 		if err != nil {
@@ -59,6 +63,32 @@ func sealInUse(ctx context.Context, cfg *config.Config, id uint32) (string, erro
 			return err == nil && key == id
 		})
 	})
+}
+
+// mostCases bounds the cases of which capture's own record is looked at for a key.
+const mostCases = 1 << 20
+
+// sealedCases looks at the cases that capture still asks the source about. Each is sealed anew when it is asked about next.
+func sealedCases(ctx context.Context, cfg *config.Config, id uint32) (string, error) {
+	conn, err := connectKafka(cfg)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	list, _, err := checkpoint.NewReadbacks(checkpoint.Options{Conn: conn, Source: cfg.Name}).Load(ctx, mostCases)
+	if err != nil {
+		return "", err
+	}
+	n := 0
+	for i := range list {
+		if key, err := keys.SealedKeyID(list[i].Subject); err == nil && key == id {
+			n++
+		}
+	}
+	if n == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("%s: %d cases that capture asks the source about (it seals each again when it asks next)", conn.CheckpointsTopic(), n), nil
 }
 
 // matchInUse looks for what could be found by a version of the match key alone. While two versions are live every event carries both, so a pass after

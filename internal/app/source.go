@@ -111,6 +111,9 @@ func sourceNeeds(cfg *config.Source) (map[string]tableNeeds, error) {
 		if t := cfg.Tables[table]; t != nil {
 			needs.mapped = append(slices.Clone(t.Erase), slices.Sorted(maps.Keys(t.State))...)
 			needs.optional = t.Optional
+			if t.EraseRow {
+				needs.mapped = append(needs.mapped, n.SubjectColumns...) // by which it is looked for in the end
+			}
 		}
 		out[table] = needs
 	}

@@ -54,6 +54,8 @@ type ReportRow struct {
 	Opens bool
 	// Ends changes a row that is there, and makes none.
 	Ends bool
+	// Fills gives a standing to a row that has none, or makes one.
+	Fills bool
 }
 
 var noneMissing = []byte("[]")
@@ -122,6 +124,10 @@ func (u *Unit) erasureReport(out []ReportRow, x *Result) []ReportRow {
 	if x.Outcome == OutcomeUnchanged {
 		row.Aspect, row.Satisfied, row.Ends = schema.AspectRevived, true, true
 		out = append(out, row)
+		if Gated(u.Core.Config) && x.Event.Kind == schema.KindStream { // found by a pass first, or opened before there was a gate
+			row.Aspect, row.Satisfied, row.Ends, row.Fills, row.Standing = schema.AspectGate, false, false, true, GateWaiting
+			out = append(out, row)
+		}
 	}
 	return out
 }

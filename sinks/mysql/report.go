@@ -69,6 +69,10 @@ func (r *Replica) writeReports(ctx context.Context, tx *tx, u *ledger.Unit) erro
 		case row.Ends:
 			run(`UPDATE {p}source_report SET satisfied = 1, missing = ?, ord = ? WHERE ref = ? AND aspect = ? AND ord < ?`,
 				string(row.Missing), row.Order[:], row.Ref[:], row.Aspect, row.Order[:])
+		case row.Fills:
+			run(`INSERT INTO {p}source_report (ref, aspect, part, satisfied, missing, standing, ord) VALUES (?, ?, ?, ?, ?, ?, ?)
+				ON DUPLICATE KEY UPDATE standing = COALESCE(standing, VALUES(standing))`,
+				row.Ref[:], row.Aspect, row.Part, row.Satisfied, string(row.Missing), row.Standing, row.Order[:])
 		default: // ord is compared by each of the columns, and so is set last
 			run(`INSERT INTO {p}source_report (ref, aspect, part, satisfied, missing, standing, received_at, legal_due_at, checked_at, ord)
 				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

@@ -61,6 +61,11 @@ func (u *unit) queueReports(b *pgx.Batch) error {
 		case row.Ends:
 			b.Queue(u.r.ledger.sql(`UPDATE {s}.source_report SET satisfied = true, missing = $4, ord = $3 WHERE ref = $1 AND aspect = $2 AND ord < $3`),
 				row.Ref[:], row.Aspect, row.Order[:], row.Missing)
+		case row.Fills:
+			b.Queue(u.r.ledger.sql(`
+				INSERT INTO {s}.source_report AS r (ref, aspect, part, satisfied, missing, standing, ord) VALUES ($1, $2, $3, $4, $5, $6, $7)
+				ON CONFLICT (ref, aspect) DO UPDATE SET standing = excluded.standing WHERE r.standing IS NULL`),
+				row.Ref[:], row.Aspect, row.Part, row.Satisfied, row.Missing, row.Standing, row.Order[:])
 		default:
 			b.Queue(u.r.ledger.sql(`
 				INSERT INTO {s}.source_report AS r (ref, aspect, part, satisfied, missing, standing, received_at, legal_due_at, checked_at, ord)
