@@ -153,6 +153,9 @@ func (c *Config) complete() {
 	}
 	for _, r := range c.Replicas {
 		r.Gated = r.Needs == "contract" && s.Enforced()
+		if r.Find != nil {
+			r.Find.Regions = c.Locale.Regions()
+		}
 		for table, h := range r.Hold {
 			if h.By == "" {
 				h.By = r.Person.Key

@@ -83,7 +83,7 @@ type Source struct {
 
 // Pass is how the source's present state is read beside its log.
 type Pass struct {
-	Every         time.Duration // between the ends of two passes; 0: none on a schedule; default 30d
+	Every         time.Duration // between the beginnings of two passes; 0: none on a schedule; default 30d
 	Chunk         int           // rows read at a time; default 1000
 	RowsPerSecond int           // 0: as fast as it goes, the default
 }
@@ -313,6 +313,7 @@ type Find struct {
 	Postal    []string      // the parts of one address, of one table
 	Changed   []string      // columns that grow when a row changes, at most one of a table; a table without one is scanned whole
 	Scan      time.Duration // between two scans for changed rows; default 1h
+	Regions   []string      // of the locale: they decide what key a phone number has
 }
 
 // Review is how undecided matches are put before a person.

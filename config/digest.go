@@ -75,7 +75,7 @@ func (r *Replica) Digest() [32]byte {
 	}
 	if f := r.Find; f != nil {
 		mapping["find"] = map[string]any{
-			"email": sorted(f.Email), "phone": sorted(f.Phone), "name": f.Name, "birth_date": f.BirthDate, "postal": f.Postal, "changed": sorted(f.Changed),
+			"email": sorted(f.Email), "phone": sorted(f.Phone), "name": f.Name, "birth_date": f.BirthDate, "postal": f.Postal, "changed": sorted(f.Changed), "regions": f.Regions,
 		}
 	}
 	return digest("lethe.replica.v1", mapping)

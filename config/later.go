@@ -16,17 +16,10 @@ func (c *Config) NotInThisVersion() []Fault {
 	}
 	const remove = "remove it for now"
 	add(c.Kafka.SchemaRegistry != nil, "kafka.schema_registry", "remove it: events are Avro single-object encoded")
-	add(c.given("source.pass"), "source.pass", remove)
 	for _, name := range slices.Sorted(maps.Keys(c.Replicas)) {
 		r, path := c.Replicas[name], at("replicas", name)
 		add(r.Guard != nil, path+".guard", remove)
 	}
 	add(c.Ledger != nil, "ledger", remove)
 	return sortFaults(found)
-}
-
-// given reports whether the file has the path, where a default stands for one that it lacks.
-func (c *Config) given(path string) bool {
-	_, there := c.lines[path]
-	return there
 }

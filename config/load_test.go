@@ -75,7 +75,7 @@ func TestDesignExample(t *testing.T) {
 	}
 	want := []string{
 		"kafka.schema_registry",
-		"source.pass", "replicas.marketing.guard", "ledger",
+		"replicas.marketing.guard", "ledger",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sections of later versions differ (-want +got):\n%s", diff)
@@ -98,7 +98,7 @@ func TestDesignExample(t *testing.T) {
 	find := &Find{
 		Email: []string{"leads.email"}, Phone: []string{"leads.mobile", "leads.phone"}, Name: []string{"leads.firstname", "leads.lastname"},
 		BirthDate: "leads.born_on", Postal: []string{"leads.address1", "leads.zipcode", "leads.city"}, Changed: []string{"leads.date_modified"},
-		Scan: 30 * time.Minute,
+		Scan: 30 * time.Minute, Regions: c.Locale.Regions(),
 	}
 	if diff := cmp.Diff(find, c.Replicas["marketing"].Find); diff != "" {
 		t.Errorf("find differs (-want +got):\n%s", diff)
