@@ -262,4 +262,4 @@ const sqlTouchHolders = `
 	SELECT DISTINCT s.ref, s.part, $2 FROM unnest($1::bytea[]) AS v(value)
 	CROSS JOIN LATERAL (SELECT k.ref FROM {s}.contact_key k WHERE k.value = v.value AND k.standing <> 'revived' LIMIT 200) k
 	JOIN {s}.subject s ON s.ref = k.ref
-	WHERE (SELECT EXISTS (SELECT FROM {s}.contact_key)) AND s.state <> 'erased' AND (s.state <> 'live' OR s.recheck_at IS NOT NULL OR EXISTS (SELECT FROM {s}.fact f WHERE f.ref = s.ref))`
+	WHERE s.state <> 'erased' AND (s.state <> 'live' OR s.recheck_at IS NOT NULL OR EXISTS (SELECT FROM {s}.fact f WHERE f.ref = s.ref))`

@@ -226,11 +226,16 @@ func (r *Replica) touchFound(ctx context.Context, tx pgx.Tx, added []rowKey) err
 	if len(added) == 0 {
 		return nil
 	}
+	var anybody bool
+	err := tx.QueryRow(ctx, r.ledger.sql(`SELECT EXISTS (SELECT FROM {s}.contact_key)`)).Scan(&anybody)
+	if err != nil || !anybody {
+		return err
+	}
 	values := make(byteArray, len(added))
 	for i := range added {
 		values[i] = added[i].value[:]
 	}
-	_, err := tx.Exec(ctx, r.ledger.sql(sqlTouchHolders), values, ledger.TouchRow)
+	_, err = tx.Exec(ctx, r.ledger.sql(sqlTouchHolders), values, ledger.TouchRow)
 	return err
 }
 
