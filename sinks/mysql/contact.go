@@ -144,43 +144,57 @@ func (r *Replica) writeContacts(ctx context.Context, tx *tx, list []*ledger.Subj
 	return own(err)
 }
 
-// writeLife writes what the unit's records mean beyond their facts. There is little of it.
+// writeLife writes what the unit's records mean beyond their facts.
 func (r *Replica) writeLife(ctx context.Context, tx *tx, u *ledger.Unit) (err error) {
-	run := func(statement string, args ...any) {
+	insert := func(head string, width int, values []any, tail string) {
+		if err == nil {
+			_, err = tx.insert(ctx, r.ledger.sql(head), width, values, r.ledger.sql(tail))
+		}
+	}
+	remove := func(statement string, args ...any) {
 		if err == nil {
 			_, err = tx.exec(ctx, r.ledger.sql(statement), args...)
 		}
 	}
-	for i := range u.Life.Unblocks {
-		x := &u.Life.Unblocks[i]
-		run(`DELETE FROM {p}contact_block WHERE value = ? AND scope = ? AND ref = ?`, x.Value[:], x.Scope, x.Ref[:])
+	life := &u.Life
+	if len(life.Unblocks) > 0 {
+		rows := rowsOf("value", typeKey, "scope", typeWord, "ref", typeKey)
+		for i := range life.Unblocks {
+			rows.add(life.Unblocks[i].Value[:], life.Unblocks[i].Scope, life.Unblocks[i].Ref[:])
+		}
+		remove(`DELETE b FROM `+rows.table()+` STRAIGHT_JOIN {p}contact_block b ON b.value = UNHEX(v.value) AND b.scope = v.scope AND b.ref = UNHEX(v.ref)`,
+			rows.arg())
 	}
-	for i := range u.Life.Blocks {
-		x := &u.Life.Blocks[i]
-		run(`INSERT INTO {p}contact_block (value, scope, ref, ord, as_of, state, event_id) VALUES (?, ?, ?, ?, ?, ?, ?)
-			ON DUPLICATE KEY UPDATE ord = VALUES(ord), as_of = VALUES(as_of), state = VALUES(state), event_id = VALUES(event_id)`,
-			x.Value[:], x.Scope, x.Ref[:], x.Order[:], timeArg(x.AsOf), string(x.State), x.EventID[:])
+	if len(life.Mended) > 0 {
+		rows := rowsOf("ref", typeKey, "kind", typeWord, "scope", typeWord)
+		for i := range life.Mended {
+			rows.add(life.Mended[i].Ref[:], life.Mended[i].Kind, life.Mended[i].Scope)
+		}
+		remove(`DELETE f FROM `+rows.table()+` STRAIGHT_JOIN {p}finding f ON f.ref = UNHEX(v.ref) AND f.kind = v.kind AND f.scope = v.scope`, rows.arg())
 	}
-	for i := range u.Life.Aliases {
-		x := &u.Life.Aliases[i]
-		run(`INSERT INTO {p}alias (ref, absorbed, ord, event_id, committed_at) VALUES (?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE ref = {p}alias.ref`,
-			x.Ref[:], x.Absorbed[:], x.Order[:], x.EventID[:], x.Committed)
+	var blocks, aliases, touches, findings []any
+	for i := range life.Blocks {
+		x := &life.Blocks[i]
+		blocks = append(blocks, x.Value[:], x.Scope, x.Ref[:], x.Order[:], timeArg(x.AsOf), string(x.State), x.EventID[:])
 	}
-	for i := range u.Life.Touches {
-		x := &u.Life.Touches[i]
-		run(`INSERT INTO {p}touch (ref, part, reason, at) VALUES (?, ?, ?, ?)`, x.Ref[:], x.Part, x.Reason, tx.now)
+	for i := range life.Aliases {
+		x := &life.Aliases[i]
+		aliases = append(aliases, x.Ref[:], x.Absorbed[:], x.Order[:], x.EventID[:], x.Committed)
 	}
-	for i := range u.Life.Mended {
-		x := &u.Life.Mended[i]
-		run(`DELETE FROM {p}finding WHERE ref = ? AND kind = ? AND scope = ?`, x.Ref[:], x.Kind, x.Scope)
+	for i := range life.Touches {
+		touches = append(touches, life.Touches[i].Ref[:], life.Touches[i].Part, life.Touches[i].Reason, tx.now)
 	}
-	for i := range u.Life.Findings {
-		x := &u.Life.Findings[i]
-		run(`INSERT INTO {p}finding (ref, kind, scope, part, event_id, first_at, last_at) VALUES (?, ?, ?, ?, ?, ?, ?)
-			ON DUPLICATE KEY UPDATE times = {p}finding.times + ({p}finding.event_id <> VALUES(event_id)),
-				last_at = CASE WHEN {p}finding.event_id <> VALUES(event_id) THEN VALUES(last_at) ELSE {p}finding.last_at END, event_id = VALUES(event_id)`,
-			x.Ref[:], x.Kind, x.Scope, x.Part, x.Event[:], tx.now, tx.now)
+	for i := range life.Findings {
+		x := &life.Findings[i]
+		findings = append(findings, x.Ref[:], x.Kind, x.Scope, x.Part, x.Event[:], tx.now, tx.now)
 	}
+	insert(`INSERT INTO {p}contact_block (value, scope, ref, ord, as_of, state, event_id) VALUES `, 7, blocks,
+		` ON DUPLICATE KEY UPDATE ord = VALUES(ord), as_of = VALUES(as_of), state = VALUES(state), event_id = VALUES(event_id)`)
+	insert(`INSERT INTO {p}alias (ref, absorbed, ord, event_id, committed_at) VALUES `, 5, aliases, ` ON DUPLICATE KEY UPDATE ref = {p}alias.ref`)
+	insert(`INSERT INTO {p}touch (ref, part, reason, at) VALUES `, 4, touches, "")
+	insert(`INSERT INTO {p}finding (ref, kind, scope, part, event_id, first_at, last_at) VALUES `, 7, findings,
+		` ON DUPLICATE KEY UPDATE times = {p}finding.times + ({p}finding.event_id <> VALUES(event_id)),
+			last_at = CASE WHEN {p}finding.event_id <> VALUES(event_id) THEN VALUES(last_at) ELSE {p}finding.last_at END, event_id = VALUES(event_id)`)
 	return own(err)
 }
 

@@ -182,41 +182,67 @@ func (r *Replica) queueContactRows(b *pgx.Batch, list []*ledger.Subject) {
 	}
 }
 
-// queueLife writes what the unit's records mean beyond their facts. There is little of it.
+// queueLife writes what the unit's records mean beyond their facts.
 func (u *unit) queueLife(b *pgx.Batch) {
-	l := u.r.ledger
-	for i := range u.Life.Unblocks {
-		x := &u.Life.Unblocks[i]
-		b.Queue(l.sql(`DELETE FROM {s}.contact_block WHERE value = $1 AND scope = $2 AND ref = $3`), x.Value[:], x.Scope, x.Ref[:])
+	l, life := u.r.ledger, &u.Life
+	if n := len(life.Unblocks); n > 0 {
+		values, scopes, refs := make(byteArray, n), make(textArray, n), make(byteArray, n)
+		for i := range life.Unblocks {
+			values[i], scopes[i], refs[i] = life.Unblocks[i].Value[:], life.Unblocks[i].Scope, life.Unblocks[i].Ref[:]
+		}
+		b.Queue(l.sql(`DELETE FROM {s}.contact_block b USING unnest($1::bytea[], $2::text[], $3::bytea[]) AS v(value, scope, ref)
+			WHERE b.value = v.value AND b.scope = v.scope AND b.ref = v.ref`), values, scopes, refs)
 	}
-	for i := range u.Life.Blocks {
-		x := &u.Life.Blocks[i]
-		b.Queue(l.sql(`
-			INSERT INTO {s}.contact_block (value, scope, ref, ord, as_of, state, event_id) VALUES ($1, $2, $3, $4, $5, $6, $7)
-			ON CONFLICT (value, scope, ref) DO UPDATE SET ord = excluded.ord, as_of = excluded.as_of, state = excluded.state, event_id = excluded.event_id`),
-			x.Value[:], x.Scope, x.Ref[:], x.Order[:], timeOrNull(x.AsOf), string(x.State), x.EventID[:])
-	}
-	for i := range u.Life.Aliases {
-		x := &u.Life.Aliases[i]
+	u.queueBlocks(b)
+	for i := range life.Aliases {
+		x := &life.Aliases[i]
 		b.Queue(l.sql(`
 			INSERT INTO {s}.alias (ref, absorbed, ord, event_id, committed_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`),
 			x.Ref[:], x.Absorbed[:], x.Order[:], x.EventID[:], x.Committed)
 	}
-	for i := range u.Life.Touches {
-		x := &u.Life.Touches[i]
-		b.Queue(l.sql(`INSERT INTO {s}.touch (ref, part, reason) VALUES ($1, $2, $3)`), x.Ref[:], x.Part, x.Reason)
+	if n := len(life.Touches); n > 0 {
+		refs, parts, reasons := make(byteArray, n), make(pgtype.FlatArray[int32], n), make(textArray, n)
+		for i := range life.Touches {
+			refs[i], parts[i], reasons[i] = life.Touches[i].Ref[:], life.Touches[i].Part, life.Touches[i].Reason
+		}
+		b.Queue(l.sql(`INSERT INTO {s}.touch (ref, part, reason) SELECT * FROM unnest($1::bytea[], $2::int[], $3::text[])`), refs, parts, reasons)
 	}
-	for i := range u.Life.Mended {
-		x := &u.Life.Mended[i]
+	for i := range life.Mended {
+		x := &life.Mended[i]
 		b.Queue(l.sql(`DELETE FROM {s}.finding WHERE ref = $1 AND kind = $2 AND scope = $3`), x.Ref[:], x.Kind, x.Scope)
 	}
-	for i := range u.Life.Findings {
-		x := &u.Life.Findings[i]
+	if n := len(life.Findings); n > 0 {
+		refs, kinds, scopes := make(byteArray, n), make(textArray, n), make(textArray, n)
+		parts, events := make(pgtype.FlatArray[int32], n), make(byteArray, n)
+		for i := range life.Findings {
+			x := &life.Findings[i]
+			refs[i], kinds[i], scopes[i], parts[i], events[i] = x.Ref[:], x.Kind, x.Scope, x.Part, x.Event[:]
+		}
 		b.Queue(l.sql(`
-			INSERT INTO {s}.finding AS f (ref, kind, scope, part, event_id) VALUES ($1, $2, $3, $4, $5)
+			INSERT INTO {s}.finding AS f (ref, kind, scope, part, event_id)
+			SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::int[], $5::bytea[])
 			ON CONFLICT (ref, kind, scope) DO UPDATE SET event_id = excluded.event_id, times = f.times + 1, last_at = now()
-			WHERE f.event_id <> excluded.event_id`), x.Ref[:], x.Kind, x.Scope, x.Part, x.Event[:])
+			WHERE f.event_id <> excluded.event_id`), refs, kinds, scopes, parts, events)
 	}
+}
+
+func (u *unit) queueBlocks(b *pgx.Batch) {
+	n := len(u.Life.Blocks)
+	if n == 0 {
+		return
+	}
+	values, scopes, refs, orders := make(byteArray, n), make(textArray, n), make(byteArray, n), make(byteArray, n)
+	asOf, states, events := make(pgtype.FlatArray[*time.Time], n), make(textArray, n), make(byteArray, n)
+	for i := range u.Life.Blocks {
+		x := &u.Life.Blocks[i]
+		values[i], scopes[i], refs[i], orders[i] = x.Value[:], x.Scope, x.Ref[:], x.Order[:]
+		asOf[i], states[i], events[i] = timeOrNull(x.AsOf), string(x.State), x.EventID[:]
+	}
+	b.Queue(u.r.ledger.sql(`
+		INSERT INTO {s}.contact_block (value, scope, ref, ord, as_of, state, event_id)
+		SELECT * FROM unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[], $6::text[], $7::bytea[])
+		ON CONFLICT (value, scope, ref) DO UPDATE SET ord = excluded.ord, as_of = excluded.as_of, state = excluded.state, event_id = excluded.event_id`),
+		values, scopes, refs, orders, asOf, states, events)
 }
 
 // loadWithContacts is load with the contact points of the subjects.
