@@ -192,18 +192,27 @@ func plainClient(b *testing.B, e *env, rows int) {
 	var id int
 	var values [5]sql.RawBytes
 	for seen := 0; seen < rows; {
-		answer, err := statement.QueryContext(b.Context(), id)
+		n, err := plainChunk(b, statement, &id, values[:])
 		if err != nil {
 			b.Fatal(err)
 		}
-		for answer.Next() {
-			if err := answer.Scan(&id, &values[0], &values[1], &values[2], &values[3], &values[4]); err != nil {
-				b.Fatal(err)
-			}
-			seen++
-		}
-		if err := errors.Join(answer.Err(), answer.Close()); err != nil {
-			b.Fatal(err)
-		}
+		seen += n
 	}
+}
+
+// plainChunk reads one chunk.
+func plainChunk(b *testing.B, statement *sql.Stmt, id *int, values []sql.RawBytes) (n int, err error) {
+	b.Helper()
+	answer, err := statement.QueryContext(b.Context(), *id)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, answer.Close()) }()
+	for answer.Next() {
+		if err := answer.Scan(id, &values[0], &values[1], &values[2], &values[3], &values[4]); err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, answer.Err()
 }

@@ -96,7 +96,7 @@ func (s *Source) fill(ctx context.Context, w *walk, c *capture.ChunkRequest, lim
 			}
 			return err
 		}
-		database, name, _ := splitTable(c.Table) //nolint:errcheck // the walk was made of it
+		database, name, _ := splitTable(c.Table) // the walk was made of it
 		in := &inspection{o: s.o, conn: conn}
 		made, err := in.definition(ctx, database, name)
 		switch {
@@ -171,43 +171,43 @@ func (c *chunk) read(ctx context.Context, r *reading, conn *sql.Conn, query stri
 // every row to fn. The values are valid until fn returns. Where fn stops with errTooLarge the connection is given up: the rest
 // of the answer may be long.
 func eachValue(ctx context.Context, conn *sql.Conn, query string, args []any, fn func(driver.Rows, []driver.Value) error) error {
-	var outcome error
-	err := conn.Raw(func(raw any) error {
-		var statement driver.Stmt
-		if statement, outcome = prepare(ctx, raw, query); outcome != nil {
-			return nil
+	return onConn(conn, func(raw any) error {
+		statement, err := prepare(ctx, raw, query)
+		if err != nil {
+			return err
 		}
-		if outcome = eachRawValue(ctx, raw, statement, args, fn); errors.Is(outcome, errTooLarge) {
-			return driver.ErrBadConn
+		if err = eachRawValue(ctx, raw, statement, args, fn); errors.Is(err, errTooLarge) {
+			return err
 		}
-		outcome = errors.Join(outcome, pii.DriverError(statement.Close()))
-		return nil
+		return errors.Join(err, pii.DriverError(statement.Close()))
 	})
-	if outcome != nil {
-		return outcome
-	}
-	return pii.DriverError(err)
 }
 
 // eachValueAgain is eachValue for a query that is likely to come again on the same connection.
 func (r *reading) eachValueAgain(ctx context.Context, conn *sql.Conn, query string, args []any, fn func(driver.Rows, []driver.Value) error) error {
-	var outcome error
-	err := conn.Raw(func(raw any) error {
+	return onConn(conn, func(raw any) (err error) {
 		known := r.known(raw)
 		if known.query != query {
 			if known.statement != nil {
-				outcome = pii.DriverError(known.statement.Close())
+				if err := known.statement.Close(); err != nil {
+					return pii.DriverError(err)
+				}
 				known.statement, known.query = nil, ""
 			}
-			if outcome == nil {
-				known.statement, outcome = prepare(ctx, raw, query)
-			}
-			if outcome != nil {
-				return nil
+			if known.statement, err = prepare(ctx, raw, query); err != nil {
+				return err
 			}
 			known.query = query
 		}
-		if outcome = eachRawValue(ctx, raw, known.statement, args, fn); errors.Is(outcome, errTooLarge) {
+		return eachRawValue(ctx, raw, known.statement, args, fn)
+	})
+}
+
+// onConn lends the driver's connection. With errTooLarge it is given up.
+func onConn(conn *sql.Conn, fn func(raw any) error) error {
+	var outcome error
+	err := conn.Raw(func(raw any) error {
+		if outcome = fn(raw); errors.Is(outcome, errTooLarge) {
 			return driver.ErrBadConn
 		}
 		return nil

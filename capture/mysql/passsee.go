@@ -278,9 +278,10 @@ func (l *look) holds(ctx context.Context) (bool, error) {
 	}
 	var at filePlace
 	err = eachRow(ctx, l.conn, "SHOW STATUS LIKE 'binlog_snapshot_%'", func(row []sql.NullString) {
-		if row[0].String == "Binlog_snapshot_file" {
+		switch row[0].String {
+		case "Binlog_snapshot_file":
 			at.file = row[1].String
-		} else if row[0].String == "Binlog_snapshot_position" {
+		case "Binlog_snapshot_position":
 			at.pos, _ = strconv.ParseUint(row[1].String, 10, 64) // 0 is before everything
 		}
 	})
