@@ -98,6 +98,39 @@ func TestFoldPermitted(t *testing.T) {
 	}
 }
 
+// What is carried forbids until something newer permits in the same scope, on a point that is left; that this runs out does not bring it back.
+func TestFoldCarried(t *testing.T) {
+	carried := func(n uint64, scope string, state sinks.State) sinks.Fact {
+		return sinks.Fact{Scope: scope, Contact: sinks.Carried, Order: schema.NewOrder(1, 1, n, 0), State: state}
+	}
+	newsletter, marketing := sinks.ConsentScope("newsletter", "email"), sinks.ObjectionScope("direct_marketing")
+	short := with(consent(5, 1, schema.ConsentGiven), func(c *schema.ConsentChange) { c.ValidUntil = t0 })
+	for _, c := range []struct {
+		name      string
+		facts     []sinks.Fact
+		permitted bool
+		objected  bool
+	}{
+		{name: "withdrawal", facts: append(factsOf(consent(2, 1, schema.ConsentGiven)), carried(3, newsletter, sinks.StateWithdrawn))},
+		{name: "newer permission", facts: append(factsOf(consent(4, 1, schema.ConsentGiven)), carried(3, newsletter, sinks.StateWithdrawn)), permitted: true},
+		{name: "permission in another scope", facts: append(factsOf(consent(2, 1, schema.ConsentGiven), with(consent(4, 1, schema.ConsentGiven),
+			func(c *schema.ConsentChange) { c.Channel = "sms" })), carried(3, newsletter, sinks.StateWithdrawn))},
+		{name: "ran out", facts: append(factsOf(short), carried(3, newsletter, sinks.StateWithdrawn))},
+		{name: "two withdrawals", facts: append(factsOf(consent(4, 1, schema.ConsentGiven)), carried(3, newsletter, sinks.StateWithdrawn),
+			carried(5, newsletter, sinks.StateWithdrawn))},
+		{name: "objection", facts: append(factsOf(consent(9, 1, schema.ConsentGiven)), carried(3, marketing, sinks.StateRaised)), objected: true},
+		{name: "objection lifted before", facts: append(factsOf(consent(9, 1, schema.ConsentGiven), objection(2, "direct_marketing", false)),
+			carried(3, marketing, sinks.StateRaised)), objected: true},
+		{name: "objection lifted", facts: append(factsOf(consent(9, 1, schema.ConsentGiven), objection(4, "direct_marketing", false)),
+			carried(3, marketing, sinks.StateRaised)), permitted: true},
+	} {
+		v := sinks.Fold(c.facts, false, t0)
+		if v.Permitted("newsletter", "email") != c.permitted || v.Objected("direct_marketing") != c.objected {
+			t.Errorf("%s: permitted %v, objected %v", c.name, v.Permitted("newsletter", "email"), v.Objected("direct_marketing"))
+		}
+	}
+}
+
 func TestFoldNextChange(t *testing.T) {
 	log := factsOf(
 		with(consent(1, 1, schema.ConsentGiven), func(c *schema.ConsentChange) { c.ValidUntil = t0.Add(3 * time.Hour) }),
