@@ -89,7 +89,7 @@ const valuesTable = `JSON_TABLE(?, '$[*]' COLUMNS (i INT PATH '$[0]', value CHAR
 func valuesJSON(places []int32, values [][]byte) string {
 	out := make([]byte, 0, 80*len(values)+2)
 	for n, v := range values {
-		place := int32(n) //nolint:gosec // as many as a batch has keys
+		place := int32(n)
 		if places != nil {
 			place = places[n]
 		}
@@ -180,8 +180,8 @@ func (f *finding) readRows(ctx context.Context, s *ledger.Search, list []*ledger
 	}
 	own := &findTable{join: join{table: f.m.person}}
 	for i := range f.m.finds {
-		if f.m.finds[i].by == nil {
-			own = &f.m.finds[i]
+		if ft := &f.m.finds[i]; ft.by == nil && (!f.leftOnly || !ft.held) {
+			own = ft
 		}
 	}
 	there := make(map[string]bool, len(persons))

@@ -196,7 +196,7 @@ func (m *Mapping) readPersons(ctx context.Context, q querier, ft *findTable, per
 	}
 	places := make([]int32, len(persons))
 	for i := range places {
-		places[i] = int32(i) //nolint:gosec // as many as a batch has candidates
+		places[i] = int32(i)
 	}
 	w, err := m.personsTable(places, persons)
 	if err != nil {
@@ -345,7 +345,7 @@ func (r *Replica) setKeys(ctx context.Context, tx *tx, table string, pks [][]byt
 // belongs to another person by now is written.
 func keyChanges(have, want []rowKey) (put, gone []rowKey) {
 	for len(have) > 0 || len(want) > 0 {
-		order := 0
+		var order int
 		switch {
 		case len(have) == 0:
 			order = 1

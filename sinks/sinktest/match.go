@@ -139,7 +139,8 @@ var matchCases = []matchCase{
 	{
 		name: "name and postal address", people: []source{{name: "Jeanne Martin", postal: "1 rue X Paris"}},
 		rows: []Row{
-			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"}, {First: "Paul", Last: "Martin", Street: "1 rue X", City: "Paris"},
+			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
+			{First: "Paul", Last: "Martin", Street: "1 rue X", City: "Paris"},
 			{First: "Jeanne", Last: "Martin", Street: "2 rue X", City: "Paris"},
 		},
 		review: []int{0}, objects: []int{0},
@@ -147,8 +148,10 @@ var matchCases = []matchCase{
 	{
 		name: "name and postal address of many", people: []source{{name: "Jeanne Martin", postal: "1 rue X Paris"}},
 		rows: []Row{
-			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"}, {First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
-			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"}, {First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
+			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
+			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
+			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
+			{First: "Jeanne", Last: "Martin", Street: "1 rue X", City: "Paris"},
 		},
 		wait: []int{0, 1, 2, 3},
 	},
