@@ -62,8 +62,8 @@ func (u *Unit) merge(x *Result, f sinks.Fact) string {
 		f.Order = carried.Order // a pass cannot say that the grant is newer
 	}
 	stated := f
-	own, keep := true, true
-	if f, own, keep = s.bindFact(x.Event, f); !keep {
+	f, own, keep := s.bindFact(x.Event, f)
+	if !keep {
 		return OutcomeUnchanged
 	}
 	if s.carries(&f, &old) || !s.Merge(f) {

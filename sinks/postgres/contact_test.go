@@ -78,5 +78,4 @@ func TestWithdrawalIsToldAgain(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Kind != ledger.FindingShared || list[0].Times != 1 {
 		t.Errorf("findings %+v, %v: want the one value that two hold", list, err)
 	}
-
 }
