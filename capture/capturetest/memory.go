@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"lethe/capture"
 	"lethe/schema"
@@ -21,6 +22,7 @@ import (
 
 // Published is an event as it came into the topic.
 type Published struct {
+	ID    string
 	Order []byte
 	Pass  bool // it is of kind snapshot
 	RunID string
@@ -35,17 +37,33 @@ type eventText struct{}
 
 // Append implements capture.Encoder.
 func (eventText) Append(dst []byte, ev *schema.Event) ([]byte, error) {
-	p := Published{Order: ev.Order[:], Pass: ev.Kind == schema.KindSnapshot, RunID: ev.RunID, Type: ev.Body.Type().String(), Key: plainKey(ev.CRMKey)}
+	p := Published{ID: ev.EventID.String(), Order: ev.Order[:], Pass: ev.Kind == schema.KindSnapshot, RunID: ev.RunID, Type: ev.Body.Type().String(), Key: plainKey(ev.CRMKey)}
 	switch body := ev.Body.(type) {
 	case *schema.ConsentChange:
 		p.Scope, p.State = body.Purpose+"/"+body.Channel, fmt.Sprint(body.State)
 	case *schema.Objection:
 		p.Scope, p.State = body.Scope, fmt.Sprint(body.Raised)
+	case *schema.SubjectErasure:
+		p.State = "erasure"
+	case *schema.SourceReport:
+		p.State = fmt.Sprintf("%s %t %s", body.Aspect, body.Satisfied, strings.Join(body.Missing, ","))
+		if body.Aspect != schema.AspectCompleteness {
+			p.State += " " + moment(body.ReceivedAt) + " " + moment(body.LegalDueAt)
+		}
+	case *schema.CaseDecision:
+		p.State = fmt.Sprintf("decision %s %s %s", body.Decision, body.Reason, strings.Join(body.Checks, ","))
 	case *schema.PassMarker:
 		p.State = fmt.Sprintf("begin %t full %t", body.Begin, body.Full)
 	}
 	text, err := json.Marshal(p)
 	return append(dst, text...), err
+}
+
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339)
 }
 
 // plainKey takes the number out of the canonical form of a key, in which what tells its parts apart goes before it.

@@ -96,6 +96,9 @@ func Run(t *testing.T, d Dialect, open func(testing.TB) *Env) {
 		{"pass over every state", testPassStates},
 		{"pass under change", testPassUnderChange},
 		{"pass taken up", testPassTakenUp},
+		{"erasures are read back", testReadback},
+		{"erasures that nobody asked for", testUnauthorised},
+		{"the gate is planned", testGateExplained},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			env, d := open(t), d

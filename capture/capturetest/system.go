@@ -26,6 +26,7 @@ type system struct {
 	topic       *topic
 	checkpoints *checkpoints
 	passes      *passes
+	readbacks   *readbacks
 }
 
 func newSystem(tb testing.TB, text string) *system {
@@ -38,7 +39,7 @@ func newSystem(tb testing.TB, text string) *system {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &system{cfg: cfg, keys: keys, topic: &topic{}, checkpoints: &checkpoints{}, passes: &passes{}}
+	return &system{cfg: cfg, keys: keys, topic: &topic{}, checkpoints: &checkpoints{}, passes: &passes{}, readbacks: &readbacks{kept: map[schema.CaseID][]byte{}}}
 }
 
 // needs are the tables that the rules read.
@@ -61,7 +62,7 @@ type running struct {
 }
 
 // start runs a Pipeline on a new Source until stop.
-func (s *system) start(tb testing.TB, env *Env, pass capture.PassOptions) *running {
+func (s *system) start(tb testing.TB, env *Env, pass capture.PassOptions, change ...func(*capture.Options)) *running {
 	tb.Helper()
 	engine, err := rules.New(&s.cfg.Source, rules.Options{})
 	if err != nil {
@@ -77,10 +78,14 @@ func (s *system) start(tb testing.TB, env *Env, pass capture.PassOptions) *runni
 	if !ok {
 		tb.Fatalf("%T has no heart", source)
 	}
-	p, err := capture.NewPipeline(capture.Options{
+	o := capture.Options{
 		Name: "crm", Source: source, Heart: heart.EmitHeartbeat, Heartbeat: 100 * time.Millisecond, Rules: engine, IDs: schema.NewIdentifiers(s.keys, "crm"), Encoder: eventText{},
 		Publisher: s.topic, Log: s.topic, Checkpoints: s.checkpoints, CheckpointEvery: 20 * time.Millisecond, Pass: pass, Logger: zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.WarnLevel),
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	p, err := capture.NewPipeline(o)
 	if err != nil {
 		tb.Fatal(err)
 	}
