@@ -27,7 +27,7 @@ func (r *Replica) writePasses(ctx context.Context, tx *tx, u *ledger.Unit) (err 
 	}
 	for _, p := range u.PassRows() {
 		if !p.Begin {
-			run(sqlEndPass, tx.now, p.Full, p.Full, tx.now, p.RunID, p.Part)
+			run(sqlEnd, tx.now, p.Full, p.Full, tx.now, p.RunID, p.Part)
 			r.lookAgain(run, tx.now)
 			continue
 		}
@@ -53,8 +53,8 @@ func (r *Replica) writePasses(ctx context.Context, tx *tx, u *ledger.Unit) (err 
 	return own(err)
 }
 
-// sqlEndPass changes its columns from left to right, and each sees what was changed before it.
-const sqlEndPass = `
+// sqlEnd changes its columns from left to right, and each sees what was changed before it.
+const sqlEnd = `
 	UPDATE {p}pass SET ended_at = COALESCE(ended_at, ?),
 		whole = whole AND ?, compared_at = CASE WHEN compared_at IS NULL AND named AND whole AND ? THEN NULL ELSE COALESCE(compared_at, ?) END
 	WHERE run_id = ? AND part = ?`

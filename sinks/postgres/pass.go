@@ -40,7 +40,7 @@ func (u *unit) queuePasses(b *pgx.Batch) {
 	l := u.r.ledger
 	for _, p := range u.PassRows() {
 		if !p.Begin {
-			b.Queue(l.sql(sqlEndPass), p.RunID, p.Part, p.Full)
+			b.Queue(l.sql(sqlEnd), p.RunID, p.Part, p.Full)
 			u.queueLookAgain(b)
 			continue
 		}
@@ -65,7 +65,7 @@ func (u *unit) queuePasses(b *pgx.Batch) {
 	}
 }
 
-const sqlEndPass = `
+const sqlEnd = `
 	UPDATE {s}.pass SET ended_at = coalesce(ended_at, now()), whole = whole AND $3,
 		compared_at = CASE WHEN compared_at IS NULL AND named AND whole AND $3 THEN NULL ELSE coalesce(compared_at, now()) END
 	WHERE run_id = $1 AND part = $2`
