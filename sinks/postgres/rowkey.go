@@ -184,8 +184,6 @@ func (r *Replica) setKeys(ctx context.Context, tx pgx.Tx, table string, pks byte
 	if len(want) == 0 {
 		return nil, nil
 	}
-	// In the order of the values: their index takes each page in hand once, and not for every key anew.
-	slices.SortFunc(want, func(a, b rowKey) int { return bytes.Compare(a.value[:], b.value[:]) })
 	_, err = tx.CopyFrom(ctx, pgx.Identifier{r.ledger.schema, "row_key"}, []string{"tbl", "pk", "type", "value", "person"}, &keyRows{table: table, keys: want})
 	return want, err
 }
