@@ -62,8 +62,8 @@ func (r *readers) take(ctx context.Context) (*pgx.Conn, error) {
 		if last.conn == nil {
 			return r.open(ctx)
 		}
-		// The look takes a millisecond, which is what a chunk takes.
-		if time.Since(last.since) < time.Second || last.conn.PgConn().CheckConn() == nil {
+		// The look is a round trip, and a chunk is not much more.
+		if time.Since(last.since) < time.Second || last.conn.Ping(ctx) == nil {
 			return last.conn, nil
 		}
 		closeConn(ctx, last.conn.PgConn())
