@@ -116,7 +116,8 @@ func (u *Unit) erasureReport(out []ReportRow, x *Result) []ReportRow {
 		}
 		row.Opens = true
 		row.Aspect = schema.AspectGate
-		if Gated(u.Core.Config) && x.Event.Kind == schema.KindStream {
+		derived := x.Event.SubjectRef.IsZero() // of a record that was joined into this one, which is asked about
+		if Gated(u.Core.Config) && x.Event.Kind == schema.KindStream && !derived {
 			row.Standing = GateWaiting
 		}
 		return append(out, row)

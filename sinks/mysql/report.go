@@ -27,9 +27,12 @@ CREATE TABLE IF NOT EXISTS {p}source_report (
 ) {t}`,
 }
 
-// notGated is the condition that the gate keeps no case (of an alias) from phase 2.
+// notGated is the condition that the gate keeps no case (of an alias) from phase 2. A record that was joined into another one
+// waits as that does.
 func notGated(alias string) string {
-	return ` AND NOT EXISTS (SELECT 1 FROM {p}source_report g WHERE g.ref = ` + alias + `.ref AND g.aspect = 'gate' AND g.standing IN ('waiting', 'hold'))`
+	return ` AND NOT EXISTS (SELECT 1 FROM {p}source_report g WHERE g.ref = ` + alias + `.ref AND g.aspect = 'gate' AND g.standing IN ('waiting', 'hold'))
+	AND NOT EXISTS (SELECT 1 FROM {p}alias a STRAIGHT_JOIN {p}source_report g ON g.ref = a.ref
+		WHERE a.absorbed = ` + alias + `.ref AND g.aspect = 'gate' AND g.standing IN ('waiting', 'hold'))`
 }
 
 // gated is notGated where this replica waits for the gate, and nothing elsewhere.

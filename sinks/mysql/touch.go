@@ -202,7 +202,7 @@ func (r *Replica) followDecisions(ctx context.Context, tx *tx, refs [][]byte) er
 		FROM `+refsTable+` STRAIGHT_JOIN {p}alias a FORCE INDEX (by_absorbed) ON a.absorbed = UNHEX(v.ref)
 			STRAIGHT_JOIN {p}pending p ON p.ref = a.absorbed AND p.state = 'suppressed'
 			STRAIGHT_JOIN {p}decision d FORCE INDEX (by_ref) ON d.ref = a.ref AND d.case_id = p.case_id LEFT JOIN {p}pending o ON o.ref = a.ref
-		WHERE d.stored_at >= COALESCE(o.opened_at, p.opened_at) ON DUPLICATE KEY UPDATE part = {p}decision.part`, refsJSON(refs))
+		WHERE d.decided_by <> 'gate' AND d.stored_at >= COALESCE(o.opened_at, p.opened_at) ON DUPLICATE KEY UPDATE part = {p}decision.part`, refsJSON(refs))
 	return err
 }
 

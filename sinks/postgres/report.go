@@ -27,8 +27,9 @@ CREATE TABLE {s}.source_report (
 );
 `
 
-// notGated is the condition that the gate keeps no case (p) from phase 2.
-const notGated = ` AND NOT EXISTS (SELECT FROM {s}.source_report g WHERE g.ref = p.ref AND g.aspect = 'gate' AND g.standing IN ('waiting', 'hold'))`
+// notGated is the condition that the gate keeps no case (p) from phase 2. A record that was joined into another one waits as that does.
+const notGated = ` AND NOT EXISTS (SELECT FROM {s}.source_report g WHERE g.ref = p.ref AND g.aspect = 'gate' AND g.standing IN ('waiting', 'hold'))
+	AND NOT EXISTS (SELECT FROM {s}.alias a JOIN {s}.source_report g ON g.ref = a.ref WHERE a.absorbed = p.ref AND g.aspect = 'gate' AND g.standing IN ('waiting', 'hold'))`
 
 // gated is notGated where this replica waits for the gate, and nothing elsewhere.
 func (r *Replica) gated() string {

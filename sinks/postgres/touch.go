@@ -190,7 +190,7 @@ func (r *Replica) followDecisions(ctx context.Context, tx pgx.Tx, refs [][]byte)
 			d.decided_at, d.stored_at
 		FROM {s}.alias a JOIN {s}.pending p ON p.ref = a.absorbed AND p.state = 'suppressed'
 			JOIN {s}.decision d ON d.ref = a.ref AND d.case_id = p.case_id LEFT JOIN {s}.pending o ON o.ref = a.ref
-		WHERE a.absorbed = ANY ($1) AND d.stored_at >= coalesce(o.opened_at, p.opened_at) ON CONFLICT DO NOTHING`), refs)
+		WHERE a.absorbed = ANY ($1) AND d.decided_by <> 'gate' AND d.stored_at >= coalesce(o.opened_at, p.opened_at) ON CONFLICT DO NOTHING`), refs)
 	return err
 }
 

@@ -158,3 +158,21 @@ func sourceStates(d *driver) {
 		d.Errorf("a case that is erased again shows %v", got)
 	}
 }
+
+// gateOfJoined: a record that was joined into another one waits for what the gate says of that.
+func gateOfJoined(d *driver) {
+	d.in.InsertPerson("1")
+	d.in.InsertPerson("2")
+	d.apply(d.Event("1", consent(schema.ConsentWithdrawn)), d.Event("2", consent(schema.ConsentWithdrawn)))
+	d.apply(d.Event("1", &schema.SubjectMerged{Absorbed: []schema.SubjectRef{d.IDs.SubjectRef(schema.CanonicalKey(nil, []byte("2")))}}))
+	d.idle(300 * time.Millisecond)
+	d.apply(d.Event("1", &schema.SubjectErasure{}))
+	d.within(patience, "the joined record is suppressed too", func() bool { return !d.in.ReadPerson("2").Usable })
+	d.apply(d.Event("1", gateSays(schema.DecisionHold, "no_unpaid_invoice")))
+	d.idle(500 * time.Millisecond)
+	if d.erased("1") || d.erased("2") {
+		d.Error("phase 2 ran although the gate holds")
+	}
+	d.apply(d.Event("1", gateSays(schema.DecisionProceed)))
+	d.within(patience, "both are erased once the gate lets go", func() bool { return d.erased("1") && d.erased("2") })
+}

@@ -100,6 +100,7 @@ func Run(t *testing.T, h Harness) {
 		{"phase 2 waits for the gate", gated(erasing(0)), gateHolds},
 		{"the gate is asked anew about a new case", gated(erasing(0)), gateOfNewCase},
 		{"the gate decides nothing for a person", gated(erasing(0)), gateOnDecision},
+		{"the gate holds joined records too", gated(erasing(0)), gateOfJoined},
 		{"the gate only observes elsewhere", erasing(0), gateElsewhere},
 		{"what the source says shows", erasing(time.Hour), sourceStates},
 		{"joined records are one person", erasing(0), joinedRecords},
