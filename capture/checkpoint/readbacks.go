@@ -33,7 +33,8 @@ var _ capture.Readbacks = (*Readbacks)(nil)
 
 func (s *Readbacks) prefix() string { return s.o.Source + "/case/" }
 
-// Load implements capture.Readbacks. A case that has no room when its first record comes may still get some at a later one.
+// Load implements capture.Readbacks. Of the cases that have no room only the ids are kept; where room was made by others that
+// are forgotten further on in the topic, it is read once more for them.
 func (s *Readbacks) Load(ctx context.Context, most int) (list []capture.Readback, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.LoadWithin)
 	defer cancel()
@@ -43,7 +44,7 @@ func (s *Readbacks) Load(ctx context.Context, most int) (list []capture.Readback
 	}
 	topic := s.o.Conn.CheckpointsTopic()
 	values, left := map[string][]byte{}, map[string]bool{}
-	take := func(id string, value []byte) {
+	err = s.scan(ctx, first, end, func(id string, value []byte) {
 		_, known := values[id]
 		switch {
 		case value == nil:
@@ -52,25 +53,24 @@ func (s *Readbacks) Load(ctx context.Context, most int) (list []capture.Readback
 		case known || len(values) < most:
 			values[id] = value
 			delete(left, id)
-		case len(left) < most: // enough to know that there are some
+		default:
 			left[id] = true
 		}
-	}
-	for next := first; next < end; {
-		res, err := s.o.Conn.Client().Fetch(ctx, &kafka.FetchRequest{
-			Topic: topic, Offset: next, MinBytes: 1, MaxBytes: 4 << 20, MaxWait: 200 * time.Millisecond,
+	})
+	if err == nil && len(values) < most && len(left) > 0 {
+		wanted := map[string]bool{}
+		for _, id := range slices.Sorted(maps.Keys(left))[:min(most-len(values), len(left))] {
+			wanted[id] = true
+			delete(left, id)
+		}
+		err = s.scan(ctx, first, end, func(id string, value []byte) {
+			if wanted[id] && value != nil { // it is not forgotten before end
+				values[id] = value
+			}
 		})
-		if err == nil {
-			err = res.Error
-		}
-		last := int64(-1)
-		if err == nil {
-			last, err = s.each(res.Records, next, take)
-		}
-		if err != nil {
-			return nil, false, failure(fmt.Sprintf("reading %s at %d", topic, next), err)
-		}
-		next = max(last, next) + 1
+	}
+	if err != nil {
+		return nil, false, err
 	}
 	for _, id := range slices.Sorted(maps.Keys(values)) {
 		r, err := decodeReadback(id, values[id])
@@ -84,6 +84,28 @@ func (s *Readbacks) Load(ctx context.Context, most int) (list []capture.Readback
 		list = append(list, *r)
 	}
 	return list, len(left) > 0, nil
+}
+
+// scan gives the records of this source's cases between two offsets.
+func (s *Readbacks) scan(ctx context.Context, first, end int64, take func(id string, value []byte)) error {
+	topic := s.o.Conn.CheckpointsTopic()
+	for next := first; next < end; {
+		res, err := s.o.Conn.Client().Fetch(ctx, &kafka.FetchRequest{
+			Topic: topic, Offset: next, MinBytes: 1, MaxBytes: 4 << 20, MaxWait: 200 * time.Millisecond,
+		})
+		if err == nil {
+			err = res.Error
+		}
+		last := int64(-1)
+		if err == nil {
+			last, err = s.each(res.Records, next, take)
+		}
+		if err != nil {
+			return failure(fmt.Sprintf("reading %s at %d", topic, next), err)
+		}
+		next = max(last, next) + 1
+	}
+	return nil
 }
 
 // each gives the records of this source's cases and returns the last offset seen; -1: none.
