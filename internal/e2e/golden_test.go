@@ -37,6 +37,7 @@ const (
 	fileReplica  = "replica.sql"   // a query in the replica …
 	fileRows     = "rows.txt"      // … and what it returns
 	fileReceipts = "receipts.json" // what the replica's receipts say
+	fileReviews  = "reviews.txt"   // what a person has to decide, where people are found by what rows say: kind, row, evidence
 )
 
 // engine is a database server of a golden case: PostgreSQL of a version, or a flavor of MySQL.
@@ -135,6 +136,23 @@ func (c *goldenCase) play(crm, replica engine) {
 	c.golden(fileEvents, c.events())
 	c.golden(fileRows, c.rows())
 	c.golden(fileReceipts, c.receipts())
+	if c.w.cfg.Replicas["marketing"].Find != nil {
+		c.golden(fileReviews, c.reviews())
+	}
+}
+
+func (c *goldenCase) reviews() string {
+	c.t.Helper()
+	list, err := app.Reviews(c.w.ctx, c.w.cfg, "marketing", false, 100)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	lines := make([]string, len(list))
+	for i, r := range list {
+		lines[i] = r.Kind + " " + r.Person + ": " + r.Evidence + "\n"
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
 // change plays the steps of change.sql. A step is one transaction in the CRM; a line that begins with "--" opens the next
@@ -256,7 +274,7 @@ func (c *goldenCase) settle() {
 	for _, part := range slices.Sorted(maps.Keys(ends)) {
 		c.w.holds(&c.w.marketing, "select coalesce((select next_offset from lethe.partition where part = $1), 0) >= $2", part, ends[part])
 	}
-	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.touch", "0")
+	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.touch where reason <> 'again'", "0")
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.readback where due_at < 'infinity'", "0")
 	c.w.want(&c.w.marketing, soon, "select count(*) from lethe.decision where done_at is null", "0")
 	if c.w.cfg.Replicas["marketing"].Mode == "erase" {
