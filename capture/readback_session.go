@@ -220,7 +220,7 @@ func (x *reader) run(ctx context.Context) error {
 		wait := time.Until(next)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end was asked for
 		case IsPermanent(err):
 			return err
 		case err != nil:
@@ -248,7 +248,7 @@ func (x *reader) run(ctx context.Context) error {
 // load reads what was kept, once a session, and again where not all of it had room. The caller has the turn to change.
 func (x *reader) load(ctx context.Context) error {
 	x.mu.Lock()
-	enough := x.loaded && !(x.spilled && len(x.open) < x.o.Most/2)
+	enough := x.loaded && (!x.spilled || len(x.open) >= x.o.Most/2)
 	x.mu.Unlock()
 	if enough {
 		return nil

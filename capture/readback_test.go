@@ -223,7 +223,7 @@ func TestCasesAreAskedAboutUntilTheLastAnswer(t *testing.T) {
 					w.appendNow(fmt.Sprintf("s%d", i))
 				}
 				begun := time.Now()
-				few := func(o *ReadbackOptions) { o.Most = 4 + int(seed) } //nolint:gosec // small
+				few := func(o *ReadbackOptions) { o.Most = 4 + int(seed) }
 				for w.left() > 0 || time.Since(begun) < time.Minute {
 					stop := w.run(w.pipeline(w.options(few)))
 					time.Sleep(time.Duration(1+r.IntN(3000)) * time.Second)
@@ -322,8 +322,18 @@ func TestErasedAndStateValues(t *testing.T) {
 		want any
 		same bool
 	}{
-		{"t", true, true}, {"1", true, true}, {"0", true, false}, {"f", false, true}, {"yes", true, false}, {"5", int64(5), true}, {"5.00", int64(5), true},
-		{"9007199254740993", int64(9007199254740992), false}, {"0.50", 0.5, true}, {"N  ", "N", true}, {"n", "N", false}, {"x", nil, false},
+		{"t", true, true},
+		{"1", true, true},
+		{"0", true, false},
+		{"f", false, true},
+		{"yes", true, false},
+		{"5", int64(5), true},
+		{"5.00", int64(5), true},
+		{"9007199254740993", int64(9007199254740992), false},
+		{"0.50", 0.5, true},
+		{"N  ", "N", true},
+		{"n", "N", false},
+		{"x", nil, false},
 	} {
 		if got := isState(text(c.text), c.want); got != c.same {
 			t.Errorf("%q is %v: %t", c.text, c.want, got)

@@ -129,7 +129,7 @@ func checkReadback(ctx context.Context, cfg *config.Config) (out []Finding, err 
 	}
 	requests, err := rules.NewRequests(s.Request)
 	if err != nil {
-		return out, nil //nolint:nilerr // the config's own findings say it
+		return out, nil // the config's own findings say it
 	}
 	columns := slices.Concat(s.Request.Subject, requests.Columns())
 	return out, ask(CodeRequest, "source.request.table", func(ctx context.Context, q capture.Querier) error {

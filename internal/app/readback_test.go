@@ -15,8 +15,11 @@ func TestLegalTimeOfACase(t *testing.T) {
 		due   time.Time
 		want  bool
 	}{
-		{ledger.PendingSuppressed, now.Add(-time.Second), true}, {ledger.PendingSuppressed, now.Add(time.Second), false},
-		{ledger.PendingSuppressed, time.Time{}, false}, {ledger.PendingVerified, now.Add(-time.Hour), false}, {"cancelled", now.Add(-time.Hour), false},
+		{ledger.PendingSuppressed, now.Add(-time.Second), true},
+		{ledger.PendingSuppressed, now.Add(time.Second), false},
+		{ledger.PendingSuppressed, time.Time{}, false},
+		{ledger.PendingVerified, now.Add(-time.Hour), false},
+		{"cancelled", now.Add(-time.Hour), false},
 	} {
 		info := sourceInfo(&ledger.Case{State: c.state, Source: ledger.SourceView{LegalDueAt: c.due}}, now)
 		if info.Overdue != c.want || info.Requested != "unknown" || info.States == nil {

@@ -11,7 +11,8 @@ import (
 
 // reportTables hold what the source was found to say about cases, a part of migration2. The newest order counts; standing is
 // where the gate stands, for the aspect gate of a case that waits for it.
-var reportTables = []string{`
+var reportTables = []string{
+	`
 CREATE TABLE IF NOT EXISTS {p}source_report (
   ref          VARBINARY(32) NOT NULL,
   aspect       VARCHAR(32) NOT NULL CHECK (aspect IN ('completeness', 'gate', 'request', 'revived')),
