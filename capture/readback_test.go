@@ -204,10 +204,13 @@ func TestCasesAreAskedAboutUntilTheLastAnswer(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r, publish := chance(seed, 1), chance(seed, 2)
+				r, publish, pauses := chance(seed, 1), chance(seed, 2), chance(seed, 3)
 				w := newAskedWorld(t)
 				lost := errors.New("connection lost")
+				var mu sync.Mutex // the stream and the questions fail side by side
 				w.fail = func() error {
+					mu.Lock()
+					defer mu.Unlock()
 					if seed > 0 && r.IntN(6) == 0 {
 						return lost
 					}
@@ -226,7 +229,7 @@ func TestCasesAreAskedAboutUntilTheLastAnswer(t *testing.T) {
 				few := func(o *ReadbackOptions) { o.Most = 4 + int(seed) }
 				for w.left() > 0 || time.Since(begun) < time.Minute {
 					stop := w.run(w.pipeline(w.options(few)))
-					time.Sleep(time.Duration(1+r.IntN(3000)) * time.Second)
+					time.Sleep(time.Duration(1+pauses.IntN(3000)) * time.Second)
 					if err := stop(); err != nil {
 						t.Log(err) // it may be cut off anywhere
 					}
