@@ -57,7 +57,13 @@ func (a *assembly) countUp(table string, op Op) uint32 {
 }
 
 // Follows implements Follower.
-func (s *session) Follows() { close(s.follows) }
+func (s *session) Follows() {
+	select {
+	case <-s.follows: // a source may come to it once more, for example behind what was purged
+	default:
+		close(s.follows)
+	}
+}
 
 // Begin implements Handler.
 func (s *session) Begin(tx *Transaction) error {

@@ -397,7 +397,7 @@ func checkMappedColumns(t *testing.T, d *database, r *config.Replica) {
 func checkReplicaRole(t *testing.T, d *database) {
 	t.Helper()
 	for _, sql := range []string{
-		"UPDATE contact SET firstname = NULL, blocked = true WHERE crm_id = 1",
+		"UPDATE public.contact SET firstname = NULL, blocked = true WHERE crm_id = 1",
 		"DELETE FROM contact_note WHERE contact_id = 1",
 		"INSERT INTO do_not_contact (contact_id, channel, reason, added_at) VALUES (1, 'all', 'erased', now())",
 		"DELETE FROM do_not_contact WHERE contact_id = 1 AND channel = 'all'",
@@ -412,7 +412,7 @@ func checkReplicaRole(t *testing.T, d *database) {
 		d.exec("lethe", sql)
 	}
 	for _, sql := range []string{
-		"UPDATE contact SET crm_id = 2", "DELETE FROM contact", "INSERT INTO contact (crm_id) VALUES (3)", "SELECT body FROM contact_note",
+		"UPDATE public.contact SET crm_id = 2", "DELETE FROM public.contact", "INSERT INTO public.contact (crm_id) VALUES (3)", "SELECT body FROM contact_note",
 		"UPDATE lethe.receipt SET body = 'c'", "DELETE FROM lethe.receipt", "TRUNCATE lethe.receipt", "DELETE FROM lethe.subject",
 		"DELETE FROM lethe.partition", "DELETE FROM lethe.decision", "DELETE FROM lethe.gap", "DELETE FROM lethe.parked",
 		"CREATE TABLE lethe.mine (a int)", "DROP TABLE lethe.fact", "ALTER TABLE lethe.receipt DISABLE TRIGGER ALL", "CREATE SCHEMA mine",
@@ -427,7 +427,7 @@ func checkVerifyRole(t *testing.T, d *database) {
 	d.exec("lethe_verify", "SELECT crm_id, email FROM contact")
 	d.exec("lethe_verify", "SELECT * FROM lethe.status")
 	for _, sql := range []string{
-		"UPDATE contact SET blocked = false", "DELETE FROM contact_note", "SELECT body FROM lethe.receipt", "INSERT INTO lethe.meta VALUES ('a', 'b')",
+		"UPDATE public.contact SET blocked = false", "DELETE FROM contact_note", "SELECT body FROM lethe.receipt", "INSERT INTO lethe.meta VALUES ('a', 'b')",
 	} {
 		// The default of read only is a courtesy that a session can switch off; the privileges are what holds.
 		d.denied("lethe_verify", "SET TRANSACTION READ WRITE; "+sql)

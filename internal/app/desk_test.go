@@ -285,6 +285,15 @@ func TestDeadLettersAreListedAndSettled(t *testing.T) {
 	w.people(1)
 	w.pg.Exec(t, "marketing", "ALTER TABLE contact ADD CONSTRAINT never CHECK (NOT newsletter)")
 	w.run(cfg)
+	w.eventually("the first pass, which would tell the consent once more", func() (bool, string) {
+		desk, err := app.OpenPasses(t.Context(), cfg)
+		if err != nil {
+			return false, err.Error()
+		}
+		defer desk.Close()
+		report, err := desk.Report(t.Context())
+		return err == nil && report.Pass != nil && report.Pass.State == "ended", fmt.Sprintf("%+v, %v", report, err)
+	})
 	w.pg.Exec(t, "crm", "INSERT INTO consent (customer_id, purpose, status) VALUES (1, 'NL', 'Y')")
 	var list []app.DeadLetter
 	w.eventually("a parked event", func() (bool, string) {

@@ -103,13 +103,37 @@ func (s *Scanner) find(hits []Hit, place string, window []byte, base int64, fres
 				break
 			}
 			at += from
-			if at+len(needle) > fresh {
+			if at+len(needle) > fresh && !(len(needle) < shortNeedle && byChance(lower, at, at+len(needle))) {
 				hits = append(hits, Hit{Marker: s.markers[s.owner[i]], Place: place, Offset: base + int64(at)})
 			}
 			from = at + 1
 		}
 	}
 	return hits
+}
+
+// shortNeedle is the length below which digits come up by chance in the tables of a busy replica.
+const shortNeedle = 12
+
+// longHex is from how many hexadecimal digits on a run of them is taken for the text form of a key or an id.
+const longHex = 32
+
+// byChance reports whether a needle of digits stands within the hexadecimal form of random bytes, where seven digits in a row
+// come up once in some hundred megabytes. A text that leaks in hexadecimal has a needle of its own.
+func byChance(lower []byte, from, to int) bool {
+	for _, c := range lower[from:to] {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	hexadecimal := func(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
+	for from > 0 && hexadecimal(lower[from-1]) {
+		from--
+	}
+	for to < len(lower) && hexadecimal(lower[to]) {
+		to++
+	}
+	return to-from >= longHex && bytes.ContainsAny(lower[from:to], "abcdef")
 }
 
 // asciiLower folds without changing the length, which bytes.ToLower does on bytes that are no UTF-8.

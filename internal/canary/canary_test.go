@@ -40,6 +40,25 @@ func TestFindsEveryForm(t *testing.T) {
 	}
 }
 
+func TestDigitsWithinAnIDAreChance(t *testing.T) {
+	s, err := New("0699980")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int{
+		`\x4f0a06999801c2d3e4f5061728394a5b6`:                            0,
+		`phone 0699980001`:                                               1,
+		`phone 0699980001 of a0b1c2d3`:                                   1,
+		`06999800010699980002069998000306999800040`:                      4, // a list of numbers
+		hex.EncodeToString([]byte("0699980001 and more than 32 digits")): 1,
+	} {
+		hits, err := s.Reader("text", strings.NewReader(text))
+		if err != nil || len(hits) != want {
+			t.Errorf("%s: hits %v, error %v, want %d", text, hits, err, want)
+		}
+	}
+}
+
 func TestTreeSkips(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"a/log", "skip/log"} {

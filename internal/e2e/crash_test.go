@@ -39,7 +39,7 @@ func crashPoints(t *testing.T, prefix string) []string {
 	for name := range found {
 		switch {
 		case name == pointFirstCheckpoint || name == pointGapEvent:
-		case strings.HasPrefix(name, "capture.") || strings.HasPrefix(name, "sink.") || strings.HasPrefix(name, "pass."):
+		case strings.HasPrefix(name, "capture.") || strings.HasPrefix(name, "sink.") || strings.HasPrefix(name, "pass."), strings.HasPrefix(name, "readback."):
 			if strings.HasPrefix(name, prefix) {
 				out = append(out, name)
 			}

@@ -130,7 +130,7 @@ func (c *goldenCase) play(crm, replica engine) {
 	c.w = goldenWorld(c.t, c.file(fileConfig), crm, replica, c.file(fileCRM), c.file(fileCopy))
 	lethe := c.w.start()
 	lethe.waitReady(soon)
-	c.passed("")
+	c.w.passed("")
 	c.change()
 	c.settle()
 	c.golden(fileEvents, c.events())
@@ -202,29 +202,7 @@ func (c *goldenCase) snapshot() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.passed(id)
-}
-
-// passed waits until the pass of a request has ended, or the first one of all, which nobody has to ask for.
-func (c *goldenCase) passed(request string) {
-	c.t.Helper()
-	desk, err := app.OpenPasses(c.w.ctx, c.w.cfg)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer desk.Close()
-	testenv.Eventually(c.t, soon, func() error {
-		report, err := desk.Report(c.w.ctx)
-		switch {
-		case err != nil:
-			return err
-		case report.Pass == nil || request != "" && report.Pass.RequestID != request:
-			return errors.New("the pass has not begun")
-		case report.Pass.State != "ended" || !report.Pass.Full:
-			return fmt.Errorf("the pass is %s, full %v", report.Pass.State, report.Pass.Full)
-		}
-		return nil
-	})
+	c.w.passed(id)
 }
 
 func (c *goldenCase) decide(args []string) {
@@ -326,7 +304,11 @@ func (c *goldenCase) events() string {
 	c.names = map[schema.EventID]string{}
 	out := []goldenEvent{}
 	for _, ev := range list {
-		if ev.Body.Type() == schema.TypeHeartbeat || ev.Body.Type() == schema.TypePassMarker {
+		switch ev.Body.Type() {
+		case schema.TypeHeartbeat, schema.TypePassMarker:
+			continue
+		case schema.TypeSourceReport: // how often the source is asked is chance
+			c.names[ev.EventID] = "the source"
 			continue
 		}
 		if ev.Kind == schema.KindSnapshot { // how often a row is read is chance; what it says is in rows.txt
@@ -397,10 +379,6 @@ func goldenBody(body schema.Body) map[string]any {
 		put("keys", strings.Join(types, " "), len(types) > 0 && !b.Removed)
 	case *schema.SubjectMerged:
 		put("absorbed", len(b.Absorbed), true)
-	case *schema.SourceReport:
-		put("aspect", b.Aspect, true)
-		put("satisfied", b.Satisfied, true)
-		put("missing", b.Missing, len(b.Missing) > 0)
 	case *schema.Gap:
 		put("cause", b.Cause, true)
 		put("opened", b.Opened, true)
@@ -430,7 +408,7 @@ func (c *goldenCase) receipts() string {
 	for _, r := range c.w.receipts("marketing") {
 		if r.EventType == schema.TypeConsentChange {
 			for _, e := range r.Events {
-				if c.names[e.EventID] == "the pass" {
+				if n := c.names[e.EventID]; n == "the pass" || n == "the source" {
 					continue
 				}
 				outcome := e.Outcome

@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/segmentio/kafka-go"
 
 	"lethe/internal/app"
+	"lethe/internal/testenv"
 	"lethe/schema"
 )
 
@@ -105,4 +108,26 @@ func (w *world) settleParked(replica, code string, discard bool) {
 	if err := app.SettleDeadLetters(w.ctx, w.cfg, replica, places, discard, "dpo"); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// passed waits until the pass of a request has ended, or the first one of all, which nobody has to ask for.
+func (w *world) passed(request string) {
+	w.t.Helper()
+	desk, err := app.OpenPasses(w.ctx, w.cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer desk.Close()
+	testenv.Eventually(w.t, soon, func() error {
+		report, err := desk.Report(w.ctx)
+		switch {
+		case err != nil:
+			return err
+		case report.Pass == nil || request != "" && report.Pass.RequestID != request:
+			return errors.New("the pass has not begun")
+		case report.Pass.State != "ended" || !report.Pass.Full:
+			return fmt.Errorf("the pass is %s, full %v", report.Pass.State, report.Pass.Full)
+		}
+		return nil
+	})
 }

@@ -233,6 +233,8 @@ func describe(ev *schema.Event, contacts map[schema.ContactRef]string) string {
 		return restrictionSays(b.Imposed, b.Until)
 	case *schema.Gap:
 		return "gap " + b.Cause
+	case *schema.SourceReport:
+		return b.Aspect + " at the source"
 	case *schema.Heartbeat:
 		return "heartbeat"
 	default:

@@ -279,7 +279,7 @@ func (c *checker) replica(d *database, now time.Time) {
 	events := map[schema.EventID]bool{}
 	for i := range s.log {
 		for _, r := range s.log[i] {
-			if r.event != nil && len(r.key) > 0 {
+			if r.event != nil && len(r.key) > 0 && r.event.Body.Type() != schema.TypeSourceReport { // it asks for nothing in a replica
 				events[r.event.EventID] = true
 			}
 		}

@@ -38,6 +38,9 @@ func (w *writer) updateCustomer(c *customer, f func()) {
 		w.expect(n, "erased.when", c, "erasure by state")
 		c.erased = true
 	}
+	if c.status != "E" && before.status == "E" {
+		w.expect(n, "erased.revived", c, "revived at the source")
+	}
 }
 
 func objectionSays(scope string, raised bool) string {
