@@ -131,6 +131,7 @@ func (c *goldenCase) play(crm, replica engine) {
 	lethe := c.w.start()
 	lethe.waitReady(soon)
 	c.w.passed("")
+	c.w.holds(&c.w.marketing, "select count(*) >= 2 from lethe.pass where ended_at is not null") // in both partitions
 	c.change()
 	c.settle()
 	c.golden(fileEvents, c.events())
