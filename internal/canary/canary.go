@@ -103,7 +103,7 @@ func (s *Scanner) find(hits []Hit, place string, window []byte, base int64, fres
 				break
 			}
 			at += from
-			if at+len(needle) > fresh && !(len(needle) < shortNeedle && byChance(lower, at, at+len(needle))) {
+			if at+len(needle) > fresh && (len(needle) >= shortNeedle || !byChance(lower, at, at+len(needle))) {
 				hits = append(hits, Hit{Marker: s.markers[s.owner[i]], Place: place, Offset: base + int64(at)})
 			}
 			from = at + 1
